@@ -1,0 +1,2 @@
+//! The jetblock command.
+fn main() {}

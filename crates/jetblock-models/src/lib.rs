@@ -1,0 +1,1 @@
+//! Model folders: configuration, weights, hybrid layer detector, layers and sequence state.

@@ -1,0 +1,1 @@
+//! The numeric contract: reductions, rounding, elementary functions, random numbers.

@@ -1,0 +1,1 @@
+//! Text in, text out: tokenizer, chat template, sampler, scheduler, streaming generation.

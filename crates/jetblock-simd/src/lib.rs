@@ -1,0 +1,1 @@
+//! Virtual-lane vectors, run-time instruction-set dispatch, floating-point environment guard, thread pool.

@@ -1,0 +1,1 @@
+//! Data types and digests shared by every layer above the kernels.

@@ -1,0 +1,1 @@
+//! Development only: painted inputs, bit comparisons, test cases shared by every op.
