@@ -1,1 +1,18 @@
 //! The operators, one folder each: definition, reference, fast CPU version and tests side by side.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `mod.rs` | what the op computes: formula, source, shapes, dtypes, rounding points; its argument struct and checks |
+//! | `reference.rs` | the meaning, in plain loops over `jetblock_numerics`; slow and obvious |
+//! | `cpu.rs` | the same bits, faster: a [`jetblock_simd::Kernel`] per inner loop, threads over whole outputs |
+//! | `tests.rs` | cpu equals reference bit for bit at every level and thread count, properties, error cases |
+//!
+//! Matrices are row-major `f32` slices. Rows of several sequences stand one after another without padding
+//! (a *ragged batch*); [`Segment`] says which rows belong to which sequence.
+#![forbid(unsafe_code)]
+
+mod error;
+mod segment;
+
+pub use error::OpError;
+pub use segment::Segment;

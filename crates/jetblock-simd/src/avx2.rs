@@ -1,0 +1,206 @@
+//! Eight lanes with AVX2, FMA and F16C.
+
+use std::arch::x86_64::*;
+
+use jetblock_numerics::lanes::Lanes;
+
+use crate::{Level, Simd};
+
+/// 8 lanes.
+#[derive(Clone, Copy)]
+pub(crate) struct F32x8(__m256);
+
+/// Calls intrinsics that need no more than AVX2, FMA and F16C.
+///
+/// A value of this module's types exists only under a token, and tokens are made only by `Level::run` after it has
+/// checked the processor.
+macro_rules! intrinsic {
+    ($e:expr) => {
+        // SAFETY: see the macro's note: the processor has the features this intrinsic needs.
+        unsafe { $e }
+    };
+}
+
+impl Lanes for F32x8 {
+    type Int = __m256i;
+    type Mask = __m256;
+
+    #[inline(always)]
+    fn splat(v: f32) -> Self {
+        F32x8(intrinsic!(_mm256_set1_ps(v)))
+    }
+    #[inline(always)]
+    fn splat_int(v: i32) -> Self::Int {
+        intrinsic!(_mm256_set1_epi32(v))
+    }
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        F32x8(intrinsic!(_mm256_add_ps(self.0, b.0)))
+    }
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        F32x8(intrinsic!(_mm256_sub_ps(self.0, b.0)))
+    }
+    #[inline(always)]
+    fn mul(self, b: Self) -> Self {
+        F32x8(intrinsic!(_mm256_mul_ps(self.0, b.0)))
+    }
+    #[inline(always)]
+    fn div(self, b: Self) -> Self {
+        F32x8(intrinsic!(_mm256_div_ps(self.0, b.0)))
+    }
+    #[inline(always)]
+    fn fma(self, b: Self, c: Self) -> Self {
+        F32x8(intrinsic!(_mm256_fmadd_ps(self.0, b.0, c.0)))
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        F32x8(intrinsic!(_mm256_sqrt_ps(self.0)))
+    }
+    #[inline(always)]
+    fn to_bits(self) -> Self::Int {
+        intrinsic!(_mm256_castps_si256(self.0))
+    }
+    #[inline(always)]
+    fn from_bits(bits: Self::Int) -> Self {
+        F32x8(intrinsic!(_mm256_castsi256_ps(bits)))
+    }
+    #[inline(always)]
+    fn int_add(a: Self::Int, b: Self::Int) -> Self::Int {
+        intrinsic!(_mm256_add_epi32(a, b))
+    }
+    #[inline(always)]
+    fn int_sub(a: Self::Int, b: Self::Int) -> Self::Int {
+        intrinsic!(_mm256_sub_epi32(a, b))
+    }
+    #[inline(always)]
+    fn int_and(a: Self::Int, b: Self::Int) -> Self::Int {
+        intrinsic!(_mm256_and_si256(a, b))
+    }
+    #[inline(always)]
+    fn int_or(a: Self::Int, b: Self::Int) -> Self::Int {
+        intrinsic!(_mm256_or_si256(a, b))
+    }
+    #[inline(always)]
+    fn int_xor(a: Self::Int, b: Self::Int) -> Self::Int {
+        intrinsic!(_mm256_xor_si256(a, b))
+    }
+    #[inline(always)]
+    fn int_shl<const N: u32>(a: Self::Int) -> Self::Int {
+        intrinsic!(_mm256_sll_epi32(a, _mm_cvtsi32_si128(N.cast_signed())))
+    }
+    #[inline(always)]
+    fn int_shr<const N: u32>(a: Self::Int) -> Self::Int {
+        intrinsic!(_mm256_sra_epi32(a, _mm_cvtsi32_si128(N.cast_signed())))
+    }
+    #[inline(always)]
+    fn int_ushr<const N: u32>(a: Self::Int) -> Self::Int {
+        intrinsic!(_mm256_srl_epi32(a, _mm_cvtsi32_si128(N.cast_signed())))
+    }
+    #[inline(always)]
+    fn int_gt(a: Self::Int, b: Self::Int) -> Self::Mask {
+        intrinsic!(_mm256_castsi256_ps(_mm256_cmpgt_epi32(a, b)))
+    }
+    #[inline(always)]
+    fn int_eq(a: Self::Int, b: Self::Int) -> Self::Mask {
+        intrinsic!(_mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)))
+    }
+    #[inline(always)]
+    fn from_int(a: Self::Int) -> Self {
+        F32x8(intrinsic!(_mm256_cvtepi32_ps(a)))
+    }
+    #[inline(always)]
+    fn lt(self, b: Self) -> Self::Mask {
+        intrinsic!(_mm256_cmp_ps::<_CMP_LT_OQ>(self.0, b.0))
+    }
+    #[inline(always)]
+    fn le(self, b: Self) -> Self::Mask {
+        intrinsic!(_mm256_cmp_ps::<_CMP_LE_OQ>(self.0, b.0))
+    }
+    #[inline(always)]
+    fn eq(self, b: Self) -> Self::Mask {
+        intrinsic!(_mm256_cmp_ps::<_CMP_EQ_OQ>(self.0, b.0))
+    }
+    #[inline(always)]
+    fn is_nan(self) -> Self::Mask {
+        intrinsic!(_mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0))
+    }
+    #[inline(always)]
+    fn select(m: Self::Mask, a: Self, b: Self) -> Self {
+        F32x8(intrinsic!(_mm256_blendv_ps(b.0, a.0, m)))
+    }
+    #[inline(always)]
+    fn int_select(m: Self::Mask, a: Self::Int, b: Self::Int) -> Self::Int {
+        intrinsic!(_mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(b), _mm256_castsi256_ps(a), m)))
+    }
+}
+
+/// The AVX2 token (AVX2, FMA, F16C).
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(pub(crate) ());
+
+impl Simd for Avx2 {
+    type F = F32x8;
+    type Pairs = __m256i;
+    const LANES: usize = 8;
+    const LEVEL: Level = Level::Avx2;
+
+    #[inline(always)]
+    fn load(self, src: &[f32]) -> Self::F {
+        assert!(src.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
+        F32x8(unsafe { _mm256_loadu_ps(src.as_ptr()) })
+    }
+    #[inline(always)]
+    fn store(self, v: Self::F, dst: &mut [f32]) {
+        assert!(dst.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and stores need no alignment; features as in `intrinsic!`.
+        unsafe { _mm256_storeu_ps(dst.as_mut_ptr(), v.0) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, src: &[u16]) -> Self::F {
+        assert!(src.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
+        let half = unsafe { _mm_loadu_si128(src.as_ptr().cast()) };
+        F32x8(intrinsic!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)))))
+    }
+    #[inline(always)]
+    fn load_f16(self, src: &[u16]) -> Self::F {
+        assert!(src.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
+        let half = unsafe { _mm_loadu_si128(src.as_ptr().cast()) };
+        F32x8(intrinsic!(_mm256_cvtph_ps(half)))
+    }
+    #[inline(always)]
+    fn store_u16(self, v: __m256i, dst: &mut [u16]) {
+        assert!(dst.len() >= Self::LANES);
+        // Keep the low half of each lane, pack within 128-bit halves, then gather the two quarters in use.
+        let packed = intrinsic!({
+            let low = _mm256_and_si256(v, _mm256_set1_epi32(0xFFFF));
+            let both = _mm256_packus_epi32(low, low);
+            _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b00_00_10_00>(both))
+        });
+        // SAFETY: the slice has LANES elements (asserted) and stores need no alignment; features as in `intrinsic!`.
+        unsafe { _mm_storeu_si128(dst.as_mut_ptr().cast(), packed) }
+    }
+    #[inline(always)]
+    fn load_pairs(self, src: &[u32]) -> Self::Pairs {
+        assert!(src.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
+        unsafe { _mm256_loadu_si256(src.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn splat_pair(self, pair: u32) -> Self::Pairs {
+        intrinsic!(_mm256_set1_epi32(pair.cast_signed()))
+    }
+    #[inline(always)]
+    fn dot_pairs(self, x: Self::Pairs, w: Self::Pairs, acc: Self::F) -> Self::F {
+        F32x8(intrinsic!({
+            let high = _mm256_set1_epi32(0xFFFF_0000_u32.cast_signed());
+            let (xh, wh) = (_mm256_and_si256(x, high), _mm256_and_si256(w, high));
+            let (xl, wl) = (_mm256_slli_epi32::<16>(x), _mm256_slli_epi32::<16>(w));
+            let odd = _mm256_fmadd_ps(_mm256_castsi256_ps(xh), _mm256_castsi256_ps(wh), acc.0);
+            _mm256_fmadd_ps(_mm256_castsi256_ps(xl), _mm256_castsi256_ps(wl), odd)
+        }))
+    }
+}

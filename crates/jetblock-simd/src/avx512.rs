@@ -1,0 +1,262 @@
+//! Sixteen lanes with AVX-512, with or without its bf16 dot product.
+
+use std::arch::x86_64::*;
+use std::mem::transmute;
+
+use jetblock_numerics::lanes::Lanes;
+
+use crate::{Level, Simd};
+
+/// 16 lanes.
+#[derive(Clone, Copy)]
+pub(crate) struct F32x16(__m512);
+
+/// Calls intrinsics that need no more than AVX-512 (F, BW, DQ, VL), FMA and F16C.
+///
+/// A value of this module's types exists only under a token, and tokens are made only by `Level::run` after it has
+/// checked the processor.
+macro_rules! intrinsic {
+    ($e:expr) => {
+        // SAFETY: see the macro's note: the processor has the features this intrinsic needs.
+        unsafe { $e }
+    };
+}
+
+impl Lanes for F32x16 {
+    type Int = __m512i;
+    type Mask = __mmask16;
+
+    #[inline(always)]
+    fn splat(v: f32) -> Self {
+        F32x16(intrinsic!(_mm512_set1_ps(v)))
+    }
+    #[inline(always)]
+    fn splat_int(v: i32) -> Self::Int {
+        intrinsic!(_mm512_set1_epi32(v))
+    }
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        F32x16(intrinsic!(_mm512_add_ps(self.0, b.0)))
+    }
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        F32x16(intrinsic!(_mm512_sub_ps(self.0, b.0)))
+    }
+    #[inline(always)]
+    fn mul(self, b: Self) -> Self {
+        F32x16(intrinsic!(_mm512_mul_ps(self.0, b.0)))
+    }
+    #[inline(always)]
+    fn div(self, b: Self) -> Self {
+        F32x16(intrinsic!(_mm512_div_ps(self.0, b.0)))
+    }
+    #[inline(always)]
+    fn fma(self, b: Self, c: Self) -> Self {
+        F32x16(intrinsic!(_mm512_fmadd_ps(self.0, b.0, c.0)))
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        F32x16(intrinsic!(_mm512_sqrt_ps(self.0)))
+    }
+    #[inline(always)]
+    fn to_bits(self) -> Self::Int {
+        intrinsic!(_mm512_castps_si512(self.0))
+    }
+    #[inline(always)]
+    fn from_bits(bits: Self::Int) -> Self {
+        F32x16(intrinsic!(_mm512_castsi512_ps(bits)))
+    }
+    #[inline(always)]
+    fn int_add(a: Self::Int, b: Self::Int) -> Self::Int {
+        intrinsic!(_mm512_add_epi32(a, b))
+    }
+    #[inline(always)]
+    fn int_sub(a: Self::Int, b: Self::Int) -> Self::Int {
+        intrinsic!(_mm512_sub_epi32(a, b))
+    }
+    #[inline(always)]
+    fn int_and(a: Self::Int, b: Self::Int) -> Self::Int {
+        intrinsic!(_mm512_and_si512(a, b))
+    }
+    #[inline(always)]
+    fn int_or(a: Self::Int, b: Self::Int) -> Self::Int {
+        intrinsic!(_mm512_or_si512(a, b))
+    }
+    #[inline(always)]
+    fn int_xor(a: Self::Int, b: Self::Int) -> Self::Int {
+        intrinsic!(_mm512_xor_si512(a, b))
+    }
+    #[inline(always)]
+    fn int_shl<const N: u32>(a: Self::Int) -> Self::Int {
+        intrinsic!(_mm512_sll_epi32(a, _mm_cvtsi32_si128(N.cast_signed())))
+    }
+    #[inline(always)]
+    fn int_shr<const N: u32>(a: Self::Int) -> Self::Int {
+        intrinsic!(_mm512_sra_epi32(a, _mm_cvtsi32_si128(N.cast_signed())))
+    }
+    #[inline(always)]
+    fn int_ushr<const N: u32>(a: Self::Int) -> Self::Int {
+        intrinsic!(_mm512_srl_epi32(a, _mm_cvtsi32_si128(N.cast_signed())))
+    }
+    #[inline(always)]
+    fn int_gt(a: Self::Int, b: Self::Int) -> Self::Mask {
+        intrinsic!(_mm512_cmpgt_epi32_mask(a, b))
+    }
+    #[inline(always)]
+    fn int_eq(a: Self::Int, b: Self::Int) -> Self::Mask {
+        intrinsic!(_mm512_cmpeq_epi32_mask(a, b))
+    }
+    #[inline(always)]
+    fn from_int(a: Self::Int) -> Self {
+        F32x16(intrinsic!(_mm512_cvtepi32_ps(a)))
+    }
+    #[inline(always)]
+    fn lt(self, b: Self) -> Self::Mask {
+        intrinsic!(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, b.0))
+    }
+    #[inline(always)]
+    fn le(self, b: Self) -> Self::Mask {
+        intrinsic!(_mm512_cmp_ps_mask::<_CMP_LE_OQ>(self.0, b.0))
+    }
+    #[inline(always)]
+    fn eq(self, b: Self) -> Self::Mask {
+        intrinsic!(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(self.0, b.0))
+    }
+    #[inline(always)]
+    fn is_nan(self) -> Self::Mask {
+        intrinsic!(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0))
+    }
+    #[inline(always)]
+    fn select(m: Self::Mask, a: Self, b: Self) -> Self {
+        F32x16(intrinsic!(_mm512_mask_blend_ps(m, b.0, a.0)))
+    }
+    #[inline(always)]
+    fn int_select(m: Self::Mask, a: Self::Int, b: Self::Int) -> Self::Int {
+        intrinsic!(_mm512_mask_blend_epi32(m, b, a))
+    }
+}
+
+/// The AVX-512 token (F, BW, DQ, VL).
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(pub(crate) ());
+
+impl Simd for Avx512 {
+    type F = F32x16;
+    type Pairs = __m512i;
+    const LANES: usize = 16;
+    const LEVEL: Level = Level::Avx512;
+
+    #[inline(always)]
+    fn load(self, src: &[f32]) -> Self::F {
+        assert!(src.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
+        F32x16(unsafe { _mm512_loadu_ps(src.as_ptr()) })
+    }
+    #[inline(always)]
+    fn store(self, v: Self::F, dst: &mut [f32]) {
+        assert!(dst.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and stores need no alignment; features as in `intrinsic!`.
+        unsafe { _mm512_storeu_ps(dst.as_mut_ptr(), v.0) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, src: &[u16]) -> Self::F {
+        assert!(src.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
+        let half = unsafe { _mm256_loadu_si256(src.as_ptr().cast()) };
+        F32x16(intrinsic!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))))
+    }
+    #[inline(always)]
+    fn load_f16(self, src: &[u16]) -> Self::F {
+        assert!(src.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
+        let half = unsafe { _mm256_loadu_si256(src.as_ptr().cast()) };
+        F32x16(intrinsic!(_mm512_cvtph_ps(half)))
+    }
+    #[inline(always)]
+    fn store_u16(self, v: __m512i, dst: &mut [u16]) {
+        assert!(dst.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and stores need no alignment; features as in `intrinsic!`.
+        unsafe { _mm256_storeu_si256(dst.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(v)) }
+    }
+    #[inline(always)]
+    fn load_pairs(self, src: &[u32]) -> Self::Pairs {
+        assert!(src.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
+        unsafe { _mm512_loadu_si512(src.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn splat_pair(self, pair: u32) -> Self::Pairs {
+        intrinsic!(_mm512_set1_epi32(pair.cast_signed()))
+    }
+    #[inline(always)]
+    fn dot_pairs(self, x: Self::Pairs, w: Self::Pairs, acc: Self::F) -> Self::F {
+        F32x16(intrinsic!({
+            let high = _mm512_set1_epi32(0xFFFF_0000_u32.cast_signed());
+            let (xh, wh) = (_mm512_and_si512(x, high), _mm512_and_si512(w, high));
+            let (xl, wl) = (_mm512_slli_epi32::<16>(x), _mm512_slli_epi32::<16>(w));
+            let odd = _mm512_fmadd_ps(_mm512_castsi512_ps(xh), _mm512_castsi512_ps(wh), acc.0);
+            _mm512_fmadd_ps(_mm512_castsi512_ps(xl), _mm512_castsi512_ps(wl), odd)
+        }))
+    }
+}
+
+/// The AVX-512 token with VDPBF16PS.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Bf16(pub(crate) ());
+
+impl Simd for Avx512Bf16 {
+    type F = F32x16;
+    type Pairs = __m512i;
+    const LANES: usize = 16;
+    const LEVEL: Level = Level::Avx512Bf16;
+
+    #[inline(always)]
+    fn load(self, src: &[f32]) -> Self::F {
+        assert!(src.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
+        F32x16(unsafe { _mm512_loadu_ps(src.as_ptr()) })
+    }
+    #[inline(always)]
+    fn store(self, v: Self::F, dst: &mut [f32]) {
+        assert!(dst.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and stores need no alignment; features as in `intrinsic!`.
+        unsafe { _mm512_storeu_ps(dst.as_mut_ptr(), v.0) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, src: &[u16]) -> Self::F {
+        assert!(src.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
+        let half = unsafe { _mm256_loadu_si256(src.as_ptr().cast()) };
+        F32x16(intrinsic!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))))
+    }
+    #[inline(always)]
+    fn load_f16(self, src: &[u16]) -> Self::F {
+        assert!(src.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
+        let half = unsafe { _mm256_loadu_si256(src.as_ptr().cast()) };
+        F32x16(intrinsic!(_mm512_cvtph_ps(half)))
+    }
+    #[inline(always)]
+    fn store_u16(self, v: __m512i, dst: &mut [u16]) {
+        assert!(dst.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and stores need no alignment; features as in `intrinsic!`.
+        unsafe { _mm256_storeu_si256(dst.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(v)) }
+    }
+    #[inline(always)]
+    fn load_pairs(self, src: &[u32]) -> Self::Pairs {
+        assert!(src.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
+        unsafe { _mm512_loadu_si512(src.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn splat_pair(self, pair: u32) -> Self::Pairs {
+        intrinsic!(_mm512_set1_epi32(pair.cast_signed()))
+    }
+    #[inline(always)]
+    fn dot_pairs(self, x: Self::Pairs, w: Self::Pairs, acc: Self::F) -> Self::F {
+        // SAFETY: __m512i and __m512bh have the same size and every bit pattern is valid in both.
+        let (x, w) = unsafe { (transmute::<__m512i, __m512bh>(x), transmute::<__m512i, __m512bh>(w)) };
+        // SAFETY: this token is made only on a processor with AVX512_BF16 that passed the known-answer test.
+        F32x16(unsafe { _mm512_dpbf16_ps(acc.0, x, w) })
+    }
+}

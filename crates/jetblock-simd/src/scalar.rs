@@ -1,0 +1,51 @@
+//! One lane of plain Rust: the level every target has.
+
+use jetblock_numerics::{fma::fma, round};
+
+use crate::{Level, Simd};
+
+/// The scalar token.
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar;
+
+impl Simd for Scalar {
+    type F = f32;
+    type Pairs = u32;
+    const LANES: usize = 1;
+    const LEVEL: Level = Level::Scalar;
+
+    #[inline(always)]
+    fn load(self, src: &[f32]) -> f32 {
+        src[0]
+    }
+    #[inline(always)]
+    fn store(self, v: f32, dst: &mut [f32]) {
+        dst[0] = v;
+    }
+    #[inline(always)]
+    fn load_bf16(self, src: &[u16]) -> f32 {
+        round::bf16_to_f32(src[0])
+    }
+    #[inline(always)]
+    fn load_f16(self, src: &[u16]) -> f32 {
+        round::f16_to_f32(src[0])
+    }
+    #[inline(always)]
+    fn store_u16(self, v: i32, dst: &mut [u16]) {
+        dst[0] = v.cast_unsigned() as u16;
+    }
+    #[inline(always)]
+    fn load_pairs(self, src: &[u32]) -> u32 {
+        src[0]
+    }
+    #[inline(always)]
+    fn splat_pair(self, pair: u32) -> u32 {
+        pair
+    }
+    #[inline(always)]
+    fn dot_pairs(self, x: u32, w: u32, acc: f32) -> f32 {
+        let high = |p: u32| f32::from_bits(p & 0xFFFF_0000);
+        let low = |p: u32| f32::from_bits(p << 16);
+        fma(low(x), low(w), fma(high(x), high(w), acc))
+    }
+}
