@@ -8,7 +8,10 @@
 pub fn fma(a: f32, b: f32, c: f32) -> f32 {
     #[cfg(any(target_feature = "fma", target_arch = "aarch64"))]
     {
-        #[expect(clippy::disallowed_methods, reason = "compiles to the instruction on this target")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "compiles to the instruction on this target"
+        )]
         f32::mul_add(a, b, c)
     }
     #[cfg(not(any(target_feature = "fma", target_arch = "aarch64")))]
@@ -31,7 +34,11 @@ pub fn fma_soft(a: f32, b: f32, c: f32) -> f32 {
     // An inexact sum with an even last bit moves one step toward the exact value: round to odd.
     if err != 0.0 && bits & 1 == 0 && s.is_finite() {
         let toward_larger_magnitude = (err > 0.0) == (s > 0.0);
-        let odd = if toward_larger_magnitude { bits + 1 } else { bits - 1 };
+        let odd = if toward_larger_magnitude {
+            bits + 1
+        } else {
+            bits - 1
+        };
         return f64::from_bits(odd) as f32;
     }
     s as f32

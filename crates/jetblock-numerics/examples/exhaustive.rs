@@ -1,0 +1,127 @@
+//! Applies each function of one argument to all 2^32 floats: the largest error, where, and a digest of all results.
+//!
+//! `RUSTFLAGS="-C target-cpu=native" cargo run --release -p jetblock-numerics --example exhaustive -- [--stride N]
+//! [--no-oracle] [function ...]`. Without the flag fma is computed in software: the same digests, far slower.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+#[path = "../tests/functions/mod.rs"]
+mod functions;
+
+use functions::{Function, Worst};
+
+/// Arguments whose digest is computed in sequence; digests of blocks are then combined in ascending order.
+const BLOCK_BITS: u32 = 24;
+const BLOCKS: usize = 1 << (32 - BLOCK_BITS);
+const CHUNK: usize = 1024;
+
+struct Options {
+    /// Every N-th bit pattern of each block.
+    stride: u32,
+    oracle: bool,
+    names: Vec<String>,
+}
+
+fn main() {
+    let options = parse(std::env::args().skip(1));
+    println!("function     max ulp   at                      digest");
+    for function in functions::all() {
+        if options.names.is_empty() || options.names.iter().any(|name| name == function.name) {
+            let (worst, digest) = run(&function, &options);
+            println!(
+                "{:<12} {:<9.4} {:08X} {:<14e} {digest:016x}",
+                function.name,
+                worst.ulp,
+                worst.at.to_bits(),
+                worst.at
+            );
+        }
+    }
+}
+
+fn parse(mut args: impl Iterator<Item = String>) -> Options {
+    let mut options = Options {
+        stride: 1,
+        oracle: true,
+        names: Vec::new(),
+    };
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--stride" => {
+                options.stride = args
+                    .next()
+                    .and_then(|n| n.parse().ok())
+                    .expect("--stride takes a positive integer")
+            }
+            "--no-oracle" => options.oracle = false,
+            _ => options.names.push(arg),
+        }
+    }
+    options
+}
+
+fn run(function: &Function, options: &Options) -> (Worst, u64) {
+    let next = AtomicU32::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let block = next.fetch_add(1, Ordering::Relaxed);
+            if block as usize >= BLOCKS {
+                return done;
+            }
+            done.push((block, run_block(function, block, options)));
+        }
+    };
+    let mut blocks: Vec<(u32, (Worst, u64))> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        handles
+            .into_iter()
+            .flat_map(|handle| handle.join().expect("a worker panicked"))
+            .collect()
+    });
+    blocks.sort_by_key(|&(block, _)| block);
+    let mut worst = Worst::default();
+    let mut digest = FNV_START;
+    for (_, (block_worst, block_digest)) in blocks {
+        if block_worst.ulp > worst.ulp {
+            worst = block_worst;
+        }
+        digest = fnv(digest, block_digest);
+    }
+    (worst, digest)
+}
+
+fn run_block(function: &Function, block: u32, options: &Options) -> (Worst, u64) {
+    let mut worst = Worst::default();
+    let mut digest = FNV_START;
+    let mut inputs = (0..1_u32 << BLOCK_BITS)
+        .step_by(options.stride as usize)
+        .map(|i| f32::from_bits(block << BLOCK_BITS | i));
+    let mut x = Vec::with_capacity(CHUNK);
+    let mut y = vec![0.0; CHUNK];
+    loop {
+        x.clear();
+        x.extend(inputs.by_ref().take(CHUNK));
+        if x.is_empty() {
+            return (worst, digest);
+        }
+        (function.apply)(&x, &mut y);
+        for (&x, &y) in x.iter().zip(&y) {
+            digest = fnv(digest, u64::from(y.to_bits()));
+            if options.oracle {
+                let ulp = function.error(x, y);
+                if ulp > worst.ulp {
+                    worst = Worst { ulp, at: x };
+                }
+            }
+        }
+    }
+}
+
+const FNV_START: u64 = 0xCBF2_9CE4_8422_2325;
+
+/// FNV-1a's step on a whole word.
+fn fnv(digest: u64, word: u64) -> u64 {
+    (digest ^ word).wrapping_mul(0x0000_0100_0000_01B3)
+}
