@@ -1,2 +1,102 @@
-//! Every developer command.
-fn main() {}
+//! Every developer command: `cargo xtask <command>`. Uses the standard library only, so it builds in seconds.
+
+mod check_ops;
+mod mutants;
+mod python;
+mod shell;
+
+use std::process::ExitCode;
+
+use shell::{Shell, cargo, step};
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  test                 everything a change must pass; what CI runs (sets itself up)
+  check                formatting, lints, shape of the op folders
+  rust                 the Rust tests
+  python               the second implementation against goldens and the demo model (makes .venv)
+  verify [ARGS]        the invariance matrix on the bundled model
+  exhaustive [F..]     elementary functions on all 2^32 inputs (minutes per function)
+  golden [--write]     compare the golden vectors, or write them for a new NUMERICS_VERSION
+  mutants [FILTER]     break the kernels one by one and report how many breaks the tests catch
+  bench [NAME] [ARGS]  a benchmark of benches/ (gemm, ops, attention, model)
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let Some((command, rest)) = args.split_first() else {
+        print!("{USAGE}");
+        return ExitCode::FAILURE;
+    };
+    let shell = Shell::at_workspace_root();
+    let result = match command.as_str() {
+        "test" => test(&shell),
+        "check" => check(&shell),
+        "rust" => rust(&shell),
+        "python" => python::second_implementation(&shell),
+        "verify" => verify(&shell, rest),
+        "exhaustive" => exhaustive(&shell, rest),
+        "golden" => golden(&shell, rest),
+        "mutants" => mutants::run(&shell, rest.first().map(String::as_str)),
+        "bench" => bench(&shell, rest),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => Err(format!("unknown command {other:?}\n\n{USAGE}")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test(shell: &Shell) -> Result<(), String> {
+    check(shell)?;
+    rust(shell)?;
+    python::second_implementation(shell)?;
+    verify(shell, &["--quick".to_string()])
+}
+
+fn check(shell: &Shell) -> Result<(), String> {
+    step("formatting");
+    shell.run(cargo().args(["fmt", "--all", "--check"]))?;
+    step("lints");
+    shell.run(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    step("op folders");
+    check_ops::run(shell)
+}
+
+fn rust(shell: &Shell) -> Result<(), String> {
+    step("Rust tests");
+    shell.run(cargo().args(["test", "--workspace", "--no-fail-fast"]))
+}
+
+fn verify(shell: &Shell, args: &[String]) -> Result<(), String> {
+    step("jetblock verify");
+    shell.run(cargo().args(["run", "--release", "--quiet", "--", "verify"]).args(args))
+}
+
+fn exhaustive(shell: &Shell, functions: &[String]) -> Result<(), String> {
+    shell.run(
+        cargo()
+            .args(["run", "--release", "-p", "jetblock-numerics", "--example", "exhaustive", "--"])
+            .args(functions)
+            // The functions are the same source at every level; the instruction makes the sweep bearable.
+            .env("RUSTFLAGS", "-C target-cpu=native")
+            .env("CARGO_TARGET_DIR", shell.root.join("target/native")),
+    )
+}
+
+fn golden(shell: &Shell, args: &[String]) -> Result<(), String> {
+    shell.run(cargo().args(["run", "--release", "-p", "jetblock-numerics", "--example", "golden", "--"]).args(args))
+}
+
+fn bench(shell: &Shell, args: &[String]) -> Result<(), String> {
+    let (name, rest) = args.split_first().ok_or("bench needs a name: gemm, ops, attention or model")?;
+    shell.run(cargo().args(["run", "--release", "-p", "jetblock-benches", "--bin", name, "--"]).args(rest))
+}

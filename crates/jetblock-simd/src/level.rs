@@ -191,7 +191,7 @@ mod x86 {
                     (state >> 16) as u32
                 };
                 // Exponents 2^-8 .. 2^7 around the accumulator's, any sign and significand.
-                let mut operand = |r: u32| ((r & 0x80FF) | ((119 + (r >> 16) % 16) << 7)) & 0xFFFF;
+                let operand = |r: u32| ((r & 0x80FF) | ((119 + (r >> 16) % 16) << 7)) & 0xFFFF;
                 for round in 0..256 {
                     let (mut x, mut w, mut acc) = ([0_u32; 16], [0_u32; 16], [0_f32; 16]);
                     for lane in 0..16 {

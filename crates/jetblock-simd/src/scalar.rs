@@ -1,6 +1,6 @@
 //! One lane of plain Rust: the level every target has.
 
-use jetblock_numerics::{fma::fma, round};
+use jetblock_numerics::{fma, round};
 
 use crate::{Level, Simd};
 
