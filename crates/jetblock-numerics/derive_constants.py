@@ -108,6 +108,8 @@ def main():
     fit("erf near", lambda x: erf(x) / x - 1, mpf("0.001"), mpf("0.9375"), range(0, 13, 2), lambda x: x / erf(x))
     fit("erf far", lambda t: -log(erfc(t)) / t - 1, mpf("0.9375"), 4, range(7),
         lambda t: t * erfc(t) / erf(t))
+    fit("gelu_erf near", lambda x: erf(x / sqrt(2)) / (2 * x), mpf("0.001"), mpf("0.75"), range(0, 9, 2),
+        lambda x: x / (erfc(x / sqrt(2)) / 2))
     a, k = 2, 3
 
     def mills(q):
@@ -115,7 +117,7 @@ def main():
         return (1 + a * z) * exp(z * z / 2) * erfc(z / sqrt(2)) / 2
 
     z_top = mpf("13.25")
-    fit("gelu_erf", mills, -1, (z_top - k) / (z_top + k), range(11), lambda q: 1 / mills(q))
+    fit("gelu_erf far", mills, -1, (z_top - k) / (z_top + k), range(11), lambda q: 1 / mills(q))
 
     print("\ngelu_tanh")
     split("  GELU_C1", 2 * sqrt(2 / pi))

@@ -25,8 +25,16 @@ const ERF_FAR: [u32; 7] = [
     0x3F22_969F,
     0x3E03_BF0F,
 ];
+/// (Phi(x) - 1/2) / x as a polynomial in x^2 below 0.75.
+const GELU_NEAR: [u32; 5] = [
+    0x38CE_33ED,
+    0xBA9A_1078,
+    0x3C23_5897,
+    0xBD88_2BDB,
+    0x3ECC_4229,
+];
 /// (1 + 2z) e^(z^2/2) Phi(-z) as a polynomial in q = (z - 3) / (z + 3).
-const GELU_POLY: [u32; 11] = [
+const GELU_FAR: [u32; 11] = [
     0x389B_A3F9,
     0xB8B5_D8D9,
     0xBA8F_160C,
@@ -55,9 +63,11 @@ pub fn erf<V: Lanes>(x: V) -> V {
 /// x Phi(x), Phi the normal distribution function: x / 2 (1 + erf(x / sqrt 2)) without its cancellation for
 /// negative x. -0 below about -13.2.
 ///
-/// With z = |x| and h = Phi(-z) = e^(-z^2/2) p(q) / (1 + 2z), the result is -z h or x - z h.
+/// Phi(x) is a polynomial near 0. Further out, with z = |x| and h = Phi(-z) = e^(-z^2/2) p(q) / (1 + 2z), the result is
+/// -z h or x - z h.
 #[inline(always)]
 pub fn gelu_erf<V: Lanes>(x: V) -> V {
+    let near = x.mul(x.fma(horner(x.mul(x), GELU_NEAR), V::splat(0.5)));
     let a = x.abs();
     // From 13.22 on e^(-z^2/2) is +0.
     let z = V::select(a.lt(V::splat(14.0)), a, V::splat(14.0));
@@ -65,9 +75,10 @@ pub fn gelu_erf<V: Lanes>(x: V) -> V {
     let w = half.mul(z);
     let e = exp_sum(w, half.fma(z, w.neg()));
     let q = z.sub(V::splat(3.0)).div(z.add(V::splat(3.0)));
-    let p = horner(q, GELU_POLY);
+    let p = horner(q, GELU_FAR);
     // z first: e p / (1 + 2z) alone may be subnormal where the product with z is not.
     let zh = z.mul(e).mul(p).div(z.fma(V::splat(2.0), V::splat(1.0)));
-    let y = V::select(x.lt(V::splat(0.0)), zh.neg(), x.sub(zh));
+    let far = V::select(x.lt(V::splat(0.0)), zh.neg(), x.sub(zh));
+    let y = V::select(a.lt(V::splat(0.75)), near, far);
     V::select(x.is_nan(), nan(), y)
 }

@@ -87,23 +87,43 @@ pub(crate) fn all() -> Vec<Function> {
             0.0,
             1.1755e-38,
         ),
-        plain(
-            "sigmoid",
-            apply!(math::sigmoid),
-            |x| 1.0 / (1.0 + (-x).exp()),
-            3.0,
+        flush(
+            plain(
+                "sigmoid",
+                apply!(math::sigmoid),
+                |x| 1.0 / (1.0 + (-x).exp()),
+                3.0,
+            ),
+            0xC2B1_7217,
+            0.0,
+            2.94e-39,
         ),
-        plain("silu", apply!(math::silu), |x| x / (1.0 + (-x).exp()), 3.0),
+        flush(
+            plain("silu", apply!(math::silu), |x| x / (1.0 + (-x).exp()), 3.0),
+            0xC2B1_7217,
+            -0.0,
+            2.61e-37,
+        ),
         plain("tanh", apply!(math::tanh), f64::tanh, 2.0),
-        plain("gelu_tanh", apply!(math::gelu_tanh), gelu_tanh, 4.0),
+        flush(
+            plain("gelu_tanh", apply!(math::gelu_tanh), gelu_tanh, 4.0),
+            0xC120_F9B7,
+            -0.0,
+            2.96e-38,
+        ),
         plain("erf", apply!(math::erf), libm::erf, 2.0),
-        plain("gelu_erf", apply!(math::gelu_erf), gelu_erf, 4.0),
-        plain("rsqrt", apply!(math::rsqrt), |x| 1.0 / x.sqrt(), 1.0),
+        flush(
+            plain("gelu_erf", apply!(math::gelu_erf), gelu_erf, 4.5),
+            0xC153_765A,
+            -0.0,
+            4.67e-39,
+        ),
+        plain("rsqrt", apply!(math::rsqrt), |x| 1.0 / x.sqrt(), 1.5),
         plain(
             "relu2",
             apply!(math::relu2),
-            |x| if x > 0.0 { x * x } else { x * 0.0 },
-            0.501,
+            |x| if x > 0.0 { x * x } else { 0.0 },
+            0.5,
         ),
         plain("sin", apply!(math::sin), f64::sin, 0.501),
         plain("cos", apply!(math::cos), f64::cos, 0.501),
@@ -112,7 +132,7 @@ pub(crate) fn all() -> Vec<Function> {
 
 #[expect(clippy::disallowed_methods, reason = "oracle")]
 fn softplus(x: f64) -> f64 {
-    x.exp().ln_1p()
+    if x > 20.0 { x } else { x.exp().ln_1p() }
 }
 
 #[expect(clippy::disallowed_methods, reason = "oracle")]
