@@ -78,7 +78,7 @@ class Maker:
     def __init__(self, docs, seed):
         self.r = random.Random(seed)
         self.docs = docs
-        self.by = {s: [d for d in docs if d["source"] == s] for s in ("kjv", "austen", "devil", "jargon")}
+        self.by = {s: [d for d in docs if d["source"] == s and d.get("definition", "x" * 30)[20:]] for s in ("kjv", "austen", "devil", "jargon")}
         self.verses = [(ref, t, d["held_out"]) for d in self.by["kjv"] for ref, t in d["verses"]]
         self.famous = [(f"{ch}:{v}", dict(map(tuple, d["verses"]))[f"{ch}:{v}"]) for d in self.by["kjv"]
                        for ch in [d["title"]] if ch in FAMOUS for v in FAMOUS[ch]]

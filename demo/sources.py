@@ -193,9 +193,12 @@ def jargon(root):
         if not paras:
             continue
         paras = [re.sub(r"^(\[[^\]]*\]\s*)+", "", p) for p in paras]
+        paras = [p for p in paras if len(p) > 12]
+        if not paras:
+            continue
         text = head + "\n\n" + "\n\n".join(paras) + "\n"
         if 60 < len(text) < 3500:
-            docs.append(doc("jargon", "jargon " + head, text, word=head, definition=paras[0]))
+            docs.append(doc("jargon", "jargon " + head, text, word=head, definition=re.sub(r"^1\. (\[[^\]]*\] )?", "", paras[0])))
     return docs
 
 
