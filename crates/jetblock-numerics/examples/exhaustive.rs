@@ -3,12 +3,13 @@
 //! `RUSTFLAGS="-C target-cpu=native" cargo run --release -p jetblock-numerics --example exhaustive -- [--stride N]
 //! [--no-oracle] [function ...]`. Without the flag fma is computed in software: the same digests, far slower.
 
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 #[path = "../tests/functions/mod.rs"]
 mod functions;
 
-use functions::{Function, Worst};
+use functions::Function;
 
 /// Arguments whose digest is computed in sequence; digests of blocks are then combined in ascending order.
 const BLOCK_BITS: u32 = 24;
@@ -22,12 +23,23 @@ struct Options {
     names: Vec<String>,
 }
 
-fn main() {
+/// The largest error seen and where.
+#[derive(Clone, Copy, Default)]
+struct Worst {
+    /// In units in the last place.
+    ulp: f64,
+    /// The argument.
+    at: f32,
+}
+
+fn main() -> ExitCode {
+    let mut within_bounds = true;
     let options = parse(std::env::args().skip(1));
     println!("function     max ulp   at                      digest");
     for function in functions::all() {
         if options.names.is_empty() || options.names.iter().any(|name| name == function.name) {
             let (worst, digest) = run(&function, &options);
+            within_bounds &= worst.ulp <= function.bound;
             println!(
                 "{:<12} {:<9.4} {:08X} {:<14e} {digest:016x}",
                 function.name,
@@ -36,6 +48,12 @@ fn main() {
                 worst.at
             );
         }
+    }
+    if within_bounds {
+        ExitCode::SUCCESS
+    } else {
+        eprintln!("an error exceeds the bound that NUMERICS.md states");
+        ExitCode::FAILURE
     }
 }
 

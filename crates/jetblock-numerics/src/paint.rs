@@ -35,7 +35,7 @@ pub fn uniform(seed: u32, index: u32) -> f32 {
 #[inline]
 pub fn wide(seed: u32, index: u32) -> f32 {
     let h = hash(seed, index);
-    let step = (h >> 23 & 0xFF) * 40 >> 8;
+    let step = ((h >> 23 & 0xFF) * 40) >> 8;
     f32::from_bits(h & 0x807F_FFFF | (127 - 20 + step) << 23)
 }
 
