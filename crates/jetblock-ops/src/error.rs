@@ -42,7 +42,21 @@ pub enum OpError {
 
 impl OpError {
     /// `Ok` where `got == expected`.
-    pub fn check_len(op: &'static str, arg: &'static str, got: usize, expected: usize) -> Result<(), OpError> {
-        if got == expected { Ok(()) } else { Err(OpError::Length { op, arg, expected, got }) }
+    pub fn check_len(
+        op: &'static str,
+        arg: &'static str,
+        got: usize,
+        expected: usize,
+    ) -> Result<(), OpError> {
+        if got == expected {
+            Ok(())
+        } else {
+            Err(OpError::Length {
+                op,
+                arg,
+                expected,
+                got,
+            })
+        }
     }
 }
