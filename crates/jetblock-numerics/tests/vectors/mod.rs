@@ -9,83 +9,26 @@ use jetblock_numerics::rng::{self, Draw};
 use jetblock_numerics::{NUMERICS_VERSION, math, paint, round};
 
 /// Inputs at which functions change branch, saturate or meet a special value.
+#[rustfmt::skip]
 const EDGES: [u32; 70] = [
-    0x0000_0000,
-    0x8000_0000,
-    0x0000_0001,
-    0x8000_0001,
-    0x007F_FFFF,
-    0x807F_FFFF,
-    0x0080_0000,
-    0x8080_0000,
-    0x3F80_0000,
-    0xBF80_0000,
-    0xBF7F_FFFF,
-    0xBF80_0001,
-    0x3F00_0000,
-    0xBF00_0000,
-    0x4000_0000,
-    0xC000_0000,
-    0x7F7F_FFFF,
-    0xFF7F_FFFF,
-    0x7F80_0000,
-    0xFF80_0000,
-    0x7FC0_0000,
-    0xFFC0_0000,
-    0x7F80_0001,
-    0xFFFF_FFFF,
-    0xC2AE_AC4F,
-    0xC2AE_AC50,
-    0x42B1_7217,
-    0x42B1_7218,
-    0xC2B1_7217,
-    0xC2B1_7218,
-    0xC2FC_0000,
-    0xC2FC_0001,
-    0x42FF_FFFF,
-    0x4300_0000,
-    0x41A0_0000,
-    0x41A0_0001,
-    0x3F19_9999,
-    0x3F19_999A,
-    0xBF19_999A,
-    0x3F6F_FFFF,
-    0x3F70_0000,
-    0xBF70_0000,
-    0x3F3F_FFFF,
-    0x3F40_0000,
-    0xBF3F_FFFF,
-    0xBF40_0000,
-    0x407F_FFFF,
-    0x4080_0000,
-    0x415F_FFFF,
-    0x4160_0000,
-    0xC160_0000,
-    0xC120_F9B7,
-    0xC120_F9B8,
-    0xC153_765A,
-    0xC153_765B,
-    0x3F49_0FDA,
-    0x3F49_0FDB,
-    0x3FC9_0FDB,
-    0x4049_0FDB,
-    0x40C9_0FDB,
-    0x4B00_0000,
-    0x4B80_0001,
-    0x5F00_0000,
-    0x7EF0_0000,
-    0x3FBF_FFFF,
-    0x3FC0_0000,
-    0x3EFF_FFFF,
-    0xBE80_0000,
-    0xBE80_0001,
-    0x3400_0000,
+    0x0000_0000, 0x8000_0000, 0x0000_0001, 0x8000_0001, 0x007F_FFFF, 0x807F_FFFF, 0x0080_0000, 0x8080_0000,
+    0x3F80_0000, 0xBF80_0000, 0xBF7F_FFFF, 0xBF80_0001, 0x3F00_0000, 0xBF00_0000, 0x4000_0000, 0xC000_0000,
+    0x7F7F_FFFF, 0xFF7F_FFFF, 0x7F80_0000, 0xFF80_0000, 0x7FC0_0000, 0xFFC0_0000, 0x7F80_0001, 0xFFFF_FFFF,
+    0xC2AE_AC4F, 0xC2AE_AC50, 0x42B1_7217, 0x42B1_7218, 0xC2B1_7217, 0xC2B1_7218, 0xC2FC_0000, 0xC2FC_0001,
+    0x42FF_FFFF, 0x4300_0000, 0x41A0_0000, 0x41A0_0001, 0x3F19_9999, 0x3F19_999A, 0xBF19_999A, 0x3F6F_FFFF,
+    0x3F70_0000, 0xBF70_0000, 0x3F3F_FFFF, 0x3F40_0000, 0xBF3F_FFFF, 0xBF40_0000, 0x407F_FFFF, 0x4080_0000,
+    0x415F_FFFF, 0x4160_0000, 0xC160_0000, 0xC120_F9B7, 0xC120_F9B8, 0xC153_765A, 0xC153_765B, 0x3F49_0FDA,
+    0x3F49_0FDB, 0x3FC9_0FDB, 0x4049_0FDB, 0x40C9_0FDB, 0x4B00_0000, 0x4B80_0001, 0x5F00_0000, 0x7EF0_0000,
+    0x3FBF_FFFF, 0x3FC0_0000, 0x3EFF_FFFF, 0xBE80_0000, 0xBE80_0001, 0x3400_0000,
 ];
 
 /// Lengths around every block boundary, and one that needs two levels of row reduction.
 const LENGTHS: [usize; 17] = [
     0, 1, 2, 3, 31, 32, 33, 255, 256, 257, 1023, 1024, 1025, 2047, 4099, 33_000, 1_050_000,
 ];
+
+/// Inputs of which only a digest of the outputs is kept: the sum of bits(y_i) (2i + 1) modulo 2^64.
+const DIGESTED: u32 = 1 << 18;
 
 /// A painted group of inputs: `2^scale * paint(seed, i)` for i = 0, 1, ..., count - 1.
 struct Painted {
@@ -185,8 +128,10 @@ fn bits(values: &[f32]) -> String {
     hex(values.iter().map(|v| v.to_bits()))
 }
 
+type Scalar = fn(f32) -> f32;
+
 fn functions() -> String {
-    let functions: [(&str, fn(f32) -> f32); 15] = [
+    let functions: [(&str, Scalar); 15] = [
         ("exp", math::exp),
         ("exp2", math::exp2),
         ("log", math::log),
@@ -213,6 +158,14 @@ fn functions() -> String {
                 painted.json()
             ));
         }
+        let digest = (0..DIGESTED).fold(0_u64, |digest, i| {
+            let y = u64::from(f(paint::raw(5, i)).to_bits());
+            digest.wrapping_add(y * (2 * u64::from(i) + 1))
+        });
+        entries.push(format!(
+            "{{\"function\": \"{name}\", \"input\": {{\"paint\": \"raw\", \"seed\": 5, \"scale\": 0, \"count\": {DIGESTED}}}, \
+             \"digest\": \"{digest:016x}\"}}"
+        ));
         let output = apply(EDGES.map(f32::from_bits).to_vec());
         entries.push(format!(
             "{{\"function\": \"{name}\", \"input\": {}, \"output\": {output}}}",
