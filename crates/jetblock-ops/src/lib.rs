@@ -11,8 +11,16 @@
 //! (a *ragged batch*); [`Segment`] says which rows belong to which sequence.
 #![forbid(unsafe_code)]
 
+pub mod attention;
+pub mod linear;
+pub mod rms_norm;
+pub mod rms_norm_gated;
+
+mod columns;
 mod error;
+mod row;
 mod segment;
 
+pub use columns::Columns;
 pub use error::OpError;
 pub use segment::Segment;

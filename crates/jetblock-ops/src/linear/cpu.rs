@@ -1,0 +1,319 @@
+//! [`super::linear`] with a register tile per instruction set and tasks over panels and rows.
+//!
+//! Lanes run over outputs. A task walks its panels; in each it takes k blocks of 256 in turn (a block of the panel
+//! stays in the nearest caches) and brings all its rows over the block, a few rows at a time in registers.
+
+use std::array::from_fn;
+use std::ops::Range;
+
+use jetblock_numerics::reduce::K_BLOCK;
+use jetblock_numerics::{Lanes, canonical, max};
+use jetblock_simd::{Cpu, Kernel, Level, Simd, TileMut, tiles};
+
+use super::pack::{PANEL, PanelRow, Panels};
+use super::{Epilogue, LinearJob, PackedMatrix, Prepared, Rows};
+
+/// Rows whose totals a task keeps at once: 64 KiB.
+const ROW_CHUNK: usize = 256;
+/// Rows worth splitting off: fewer would read their weights again for too little work.
+const MIN_ROWS: usize = 24;
+/// Multiply-adds worth a task of their own; about 20 microseconds.
+const MIN_TASK: usize = 1 << 20;
+
+pub(super) fn run(cpu: &Cpu, jobs: Vec<LinearJob<'_>>) {
+    let pieces = pieces_per_job(cpu.threads(), &jobs);
+    let mut tasks = Vec::with_capacity(pieces.iter().sum());
+    for (job, pieces) in jobs.into_iter().zip(pieces) {
+        cut(job, pieces, &mut tasks);
+    }
+    cpu.par_items(tasks, |task| cpu.run(task));
+}
+
+/// A part of a job: some panels of some rows.
+struct Task<'a> {
+    x: &'a Prepared,
+    rows: Rows<'a>,
+    weight: &'a PackedMatrix,
+    bias: Option<&'a [f32]>,
+    epilogue: Epilogue,
+    panels: Range<usize>,
+    /// The task's rows and the outputs of its panels.
+    out: TileMut<'a, f32>,
+}
+
+/// How many tasks to make of each job: a few per thread in all, by work.
+fn pieces_per_job(threads: usize, jobs: &[LinearJob<'_>]) -> Vec<usize> {
+    let work = |job: &LinearJob<'_>| job.out.len().saturating_mul(job.weight.k());
+    let total: usize = jobs.iter().map(work).fold(0, usize::saturating_add);
+    let per_task = (total / (threads * 4)).max(MIN_TASK);
+    jobs.iter()
+        .map(|job| {
+            if threads == 1 {
+                1
+            } else {
+                work(job).div_ceil(per_task).max(1)
+            }
+        })
+        .collect()
+}
+
+/// Cuts a job along its panels, and along its rows where the panels are too few.
+fn cut<'a>(job: LinearJob<'a>, pieces: usize, tasks: &mut Vec<Task<'a>>) {
+    let LinearJob {
+        x,
+        rows,
+        weight,
+        bias,
+        epilogue,
+        out,
+    } = job;
+    let (m, n, panels) = (rows.len(), weight.n(), weight.n().div_ceil(PANEL));
+    if m == 0 || n == 0 {
+        return;
+    }
+    let panel_pieces = pieces.min(panels);
+    let row_pieces = pieces.div_ceil(panel_pieces).min(m.div_ceil(MIN_ROWS));
+    let row_ranges: Vec<_> = (0..row_pieces)
+        .map(|i| m * i / row_pieces..m * (i + 1) / row_pieces)
+        .collect();
+    let panel_ranges: Vec<_> = (0..panel_pieces)
+        .map(|i| panels * i / panel_pieces..panels * (i + 1) / panel_pieces)
+        .collect();
+    let columns: Vec<_> = panel_ranges
+        .iter()
+        .map(|p| p.start * PANEL..n.min(p.end * PANEL))
+        .collect();
+    let mut tiles = tiles(out, n, &row_ranges, &columns).into_iter();
+    for range in row_ranges {
+        let rows = match &rows {
+            Rows::Range(all) => Rows::Range(all.start + range.start..all.start + range.end),
+            Rows::List(list) => Rows::List(&list[range]),
+        };
+        for panels in &panel_ranges {
+            let out = tiles
+                .next()
+                .expect("one tile for each row range and panel range");
+            tasks.push(Task {
+                x,
+                rows: rows.clone(),
+                weight,
+                bias,
+                epilogue,
+                panels: panels.clone(),
+                out,
+            });
+        }
+    }
+}
+
+impl Kernel for Task<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let x = self.x;
+        match self.weight.panels() {
+            Panels::Pairs(rows) => self.walk::<S, Pairs>(simd, rows, |row| x.pairs(row)),
+            Panels::F32(rows) => self.walk::<S, F32>(simd, rows, |row| x.values(row)),
+            Panels::Bf16(rows) => self.walk::<S, Bf16>(simd, rows, |row| x.values(row)),
+            Panels::F16(rows) => self.walk::<S, F16>(simd, rows, |row| x.values(row)),
+        }
+    }
+}
+
+impl<'a> Task<'a> {
+    #[inline(always)]
+    fn walk<S: Simd, W: Weight<X: 'a>>(
+        mut self,
+        simd: S,
+        panels: &[PanelRow<W::Cell>],
+        x: impl Fn(usize) -> &'a [W::X],
+    ) {
+        let steps = self.weight.k().div_ceil(W::K_STEP);
+        let mut totals = vec![[0.0; PANEL]; self.rows.len().min(ROW_CHUNK)];
+        for panel in self.panels.clone() {
+            let weights = &panels[panel * steps..][..steps];
+            for first in (0..self.rows.len()).step_by(ROW_CHUNK) {
+                let chunk = first..self.rows.len().min(first + ROW_CHUNK);
+                let totals = &mut totals[..chunk.len()];
+                totals.fill([0.0; PANEL]);
+                for (block, weights) in weights.chunks(K_BLOCK / W::K_STEP).enumerate() {
+                    let start = block * (K_BLOCK / W::K_STEP);
+                    let x =
+                        |i: usize| &x(self.rows.at(chunk.start + i))[start..start + weights.len()];
+                    add_block::<S, W>(simd, weights, x, totals);
+                }
+                self.finish(simd, panel, chunk.start, totals);
+            }
+        }
+    }
+
+    /// Bias, epilogue, canonical NaN; then the outputs that exist are stored.
+    #[inline(always)]
+    fn finish<S: Simd>(
+        &mut self,
+        simd: S,
+        panel: usize,
+        first: usize,
+        totals: &mut [[f32; PANEL]],
+    ) {
+        let mut bias = [0.0; PANEL];
+        if let Some(all) = self.bias {
+            let some = &all[panel * PANEL..all.len().min((panel + 1) * PANEL)];
+            bias[..some.len()].copy_from_slice(some);
+        }
+        let column = (panel - self.panels.start) * PANEL;
+        for (i, total) in totals.iter_mut().enumerate() {
+            for at in (0..PANEL).step_by(S::LANES) {
+                let mut y = simd.load(&total[at..]);
+                if self.bias.is_some() {
+                    y = y.add(simd.load(&bias[at..]));
+                }
+                if self.epilogue == Epilogue::Relu2 {
+                    let r = max(y, S::F::splat(0.0));
+                    y = r.mul(r);
+                }
+                simd.store(canonical(y), &mut total[at..]);
+            }
+            let out = &mut self.out.row_mut(first + i)[column..];
+            let width = out.len().min(PANEL);
+            out[..width].copy_from_slice(&total[..width]);
+        }
+    }
+}
+
+/// A storage format of weights and the step of a chain that reads it.
+trait Weight {
+    /// An element of a panel row.
+    type Cell: Copy;
+    /// An operand on the other side.
+    type X: Copy;
+    /// Elements of k in a step.
+    const K_STEP: usize;
+    /// `Cell`s at lanes `at..` as a vector.
+    type Vector<S: Simd>: Copy;
+    fn load<S: Simd>(simd: S, cells: &[Self::Cell]) -> Self::Vector<S>;
+    fn splat<S: Simd>(simd: S, x: Self::X) -> Self::Vector<S>;
+    /// The chain `acc` one step further.
+    fn step<S: Simd>(simd: S, x: Self::Vector<S>, w: Self::Vector<S>, acc: S::F) -> S::F;
+}
+
+struct Pairs;
+impl Weight for Pairs {
+    type Cell = u32;
+    type X = u32;
+    const K_STEP: usize = 2;
+    type Vector<S: Simd> = S::Pairs;
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, cells: &[u32]) -> S::Pairs {
+        simd.load_pairs(cells)
+    }
+    #[inline(always)]
+    fn splat<S: Simd>(simd: S, x: u32) -> S::Pairs {
+        simd.splat_pair(x)
+    }
+    #[inline(always)]
+    fn step<S: Simd>(simd: S, x: S::Pairs, w: S::Pairs, acc: S::F) -> S::F {
+        simd.dot_pairs(x, w, acc)
+    }
+}
+
+/// The f32 kind differs between storage dtypes only in how a vector of weights is loaded.
+macro_rules! f32_kind {
+    ($name:ident, $cell:ty, $load:ident) => {
+        struct $name;
+        impl Weight for $name {
+            type Cell = $cell;
+            type X = f32;
+            const K_STEP: usize = 1;
+            type Vector<S: Simd> = S::F;
+            #[inline(always)]
+            fn load<S: Simd>(simd: S, cells: &[$cell]) -> S::F {
+                simd.$load(cells)
+            }
+            #[inline(always)]
+            fn splat<S: Simd>(_: S, x: f32) -> S::F {
+                S::F::splat(x)
+            }
+            #[inline(always)]
+            fn step<S: Simd>(_: S, x: S::F, w: S::F, acc: S::F) -> S::F {
+                x.fma(w, acc)
+            }
+        }
+    };
+}
+f32_kind!(F32, f32, load);
+f32_kind!(Bf16, u16, load_bf16);
+f32_kind!(F16, u16, load_f16);
+
+/// Adds one k block to the totals of all rows.
+#[inline(always)]
+fn add_block<'a, S: Simd, W: Weight<X: 'a>>(
+    simd: S,
+    weights: &[PanelRow<W::Cell>],
+    x: impl Fn(usize) -> &'a [W::X] + Copy,
+    totals: &mut [[f32; PANEL]],
+) {
+    // Rows x vectors of a register tile: as many accumulators as leave registers for the operands.
+    match S::LEVEL {
+        Level::Avx512Bf16 => by_rows::<S, W, 4, 6>(simd, weights, x, totals),
+        Level::Avx512 => by_rows::<S, W, 4, 4>(simd, weights, x, totals),
+        Level::Neon => by_rows::<S, W, 4, 4>(simd, weights, x, totals),
+        Level::Avx2 => by_rows::<S, W, 2, 4>(simd, weights, x, totals),
+        Level::Scalar => by_rows::<S, W, 8, 1>(simd, weights, x, totals),
+    }
+}
+
+/// Takes the rows in groups of at most `MR`, as equal as can be.
+#[inline(always)]
+fn by_rows<'a, S: Simd, W: Weight<X: 'a>, const NV: usize, const MR: usize>(
+    simd: S,
+    weights: &[PanelRow<W::Cell>],
+    x: impl Fn(usize) -> &'a [W::X] + Copy,
+    totals: &mut [[f32; PANEL]],
+) {
+    let (m, groups) = (totals.len(), totals.len().div_ceil(MR));
+    for group in 0..groups {
+        let (first, end) = (m * group / groups, m * (group + 1) / groups);
+        let totals = &mut totals[first..end];
+        let x = |i: usize| x(first + i);
+        match end - first {
+            1 => tile::<S, W, NV, 1>(simd, weights, x, totals),
+            2 => tile::<S, W, NV, 2>(simd, weights, x, totals),
+            3 => tile::<S, W, NV, 3>(simd, weights, x, totals),
+            4 => tile::<S, W, NV, 4>(simd, weights, x, totals),
+            5 => tile::<S, W, NV, 5>(simd, weights, x, totals),
+            _ => tile::<S, W, NV, 6>(simd, weights, x, totals),
+        }
+    }
+}
+
+/// `MR` rows over one k block: chains in registers, then one addition to each total.
+#[inline(always)]
+fn tile<'a, S: Simd, W: Weight<X: 'a>, const NV: usize, const MR: usize>(
+    simd: S,
+    weights: &[PanelRow<W::Cell>],
+    x: impl Fn(usize) -> &'a [W::X],
+    totals: &mut [[f32; PANEL]],
+) {
+    let x: [&[W::X]; MR] = from_fn(|r| &x(r)[..weights.len()]);
+    for column in (0..PANEL).step_by(NV * S::LANES) {
+        let mut chains = [[S::F::splat(0.0); NV]; MR];
+        for (i, row) in weights.iter().enumerate() {
+            let w: [_; NV] = from_fn(|v| W::load(simd, &row.0[column + v * S::LANES..]));
+            for r in 0..MR {
+                let x = W::splat(simd, x[r][i]);
+                for v in 0..NV {
+                    chains[r][v] = W::step(simd, x, w[v], chains[r][v]);
+                }
+            }
+        }
+        for (chains, total) in chains.iter().zip(&mut *totals) {
+            for (v, &chain) in chains.iter().enumerate() {
+                let at = column + v * S::LANES;
+                let sum = simd.load(&total[at..]).add(chain);
+                simd.store(sum, &mut total[at..]);
+            }
+        }
+    }
+}
