@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::OpError;
+
 /// Consecutive rows of one sequence inside a step's matrix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
@@ -20,5 +22,38 @@ impl Segment {
     /// Whether the segment has no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+    /// `Ok` where the segments cover rows `0..rows` in order, without gaps.
+    pub(crate) fn check_cover(
+        op: &'static str,
+        segments: &[Segment],
+        rows: usize,
+    ) -> Result<(), OpError> {
+        let mut end = 0;
+        for segment in segments {
+            if segment.rows.start != end || segment.rows.end < end {
+                let expected = format!("consecutive rows from {end}");
+                return Err(OpError::Value {
+                    op,
+                    arg: "segments",
+                    expected,
+                    got: format!("{:?}", segment.rows),
+                });
+            }
+            end = segment.rows.end;
+        }
+        if end != rows {
+            let (expected, got) = (
+                format!("segments that cover {rows} rows"),
+                format!("{end} rows covered"),
+            );
+            return Err(OpError::Value {
+                op,
+                arg: "segments",
+                expected,
+                got,
+            });
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,266 @@
+use jetblock_testing::*;
+
+use super::*;
+
+/// A batch of sequences with their states before and after.
+struct Case {
+    channels: usize,
+    kernel: usize,
+    lengths: Vec<usize>,
+    /// One value in this many is special.
+    every: u32,
+}
+
+impl Case {
+    const ROW_EXTRA: usize = 5;
+
+    fn segments(&self) -> Vec<Segment> {
+        let mut end = 0;
+        let segment = |&len: &usize| {
+            end += len;
+            Segment {
+                rows: end - len..end,
+                start: 7,
+            }
+        };
+        self.lengths.iter().map(segment).collect()
+    }
+
+    /// Output rows followed by all states, from `run`.
+    fn outcome(&self, run: impl Fn(&CausalConv1d, &mut [&mut [f32]], &mut [f32])) -> Vec<f32> {
+        let (channels, rows) = (self.channels, self.lengths.iter().sum::<usize>());
+        let row_len = channels + Case::ROW_EXTRA;
+        let x = painted_special(1, rows * row_len, self.every);
+        let weight = transpose_weight(
+            &painted_special(2, channels * self.kernel, self.every),
+            channels,
+        );
+        let bias = painted(3, channels);
+        let segments = self.segments();
+        let op = CausalConv1d {
+            x: Columns {
+                data: &x,
+                row_len,
+                columns: 3..3 + channels,
+            },
+            weight: &weight,
+            bias: (self.kernel != 3).then_some(&bias),
+            segments: &segments,
+        };
+        let state_len = (self.kernel - 1) * channels;
+        let mut states = painted_special(4, state_len * segments.len(), self.every);
+        let mut parts: Vec<&mut [f32]> = match state_len {
+            0 => segments.iter().map(|_| &mut [][..]).collect(),
+            _ => states.chunks_mut(state_len).collect(),
+        };
+        let mut out = Guarded::new(rows * channels);
+        run(&op, &mut parts, &mut out);
+        out.assert_intact();
+        [&out[..], &states].concat()
+    }
+
+    fn assert_cpu_equals_reference(&self) {
+        let want =
+            self.outcome(|op, states, out| op.reference(states, out).expect("valid arguments"));
+        for_every_cpu(|cpu| {
+            let got =
+                self.outcome(|op, states, out| op.cpu(states, out, cpu).expect("valid arguments"));
+            let Case {
+                channels,
+                kernel,
+                lengths,
+                ..
+            } = self;
+            assert_bits_equal(
+                format!("C = {channels}, K = {kernel}, lengths {lengths:?}"),
+                &got,
+                &want,
+            );
+        });
+    }
+}
+
+#[test]
+fn cpu_equals_reference() {
+    for channels in [1, 15, 16, 17, 31, 32, 33, 257, 1025] {
+        for every in [3, u32::MAX] {
+            let lengths = vec![1, 2, 5, 0, 3];
+            Case {
+                channels,
+                kernel: 4,
+                lengths,
+                every,
+            }
+            .assert_cpu_equals_reference();
+        }
+    }
+    for kernel in 1..=9 {
+        Case {
+            channels: 33,
+            kernel,
+            lengths: vec![1, 7, 2, 12],
+            every: 40,
+        }
+        .assert_cpu_equals_reference();
+    }
+    Case {
+        channels: 600,
+        kernel: 4,
+        lengths: vec![70, 1, 33],
+        every: u32::MAX,
+    }
+    .assert_cpu_equals_reference();
+    Case {
+        channels: 16,
+        kernel: 4,
+        lengths: vec![],
+        every: u32::MAX,
+    }
+    .assert_cpu_equals_reference();
+}
+
+/// One sequence of 12 rows in pieces; returns all rows and the last state.
+fn in_pieces(pieces: &[usize], forget: bool) -> Vec<f32> {
+    let (channels, kernel) = (20, 4);
+    let x = painted(1, 12 * channels);
+    let weight = painted(2, kernel * channels);
+    let (mut state, mut out, mut start) =
+        (vec![0.0; (kernel - 1) * channels], vec![0.0; x.len()], 0);
+    for &piece in pieces {
+        let range = start * channels..(start + piece) * channels;
+        let op = CausalConv1d {
+            x: Columns::whole(&x[range.clone()], channels),
+            weight: &weight,
+            bias: None,
+            segments: &[Segment {
+                rows: 0..piece,
+                start,
+            }],
+        };
+        if forget {
+            state.fill(0.0);
+        }
+        op.cpu(
+            &mut [&mut state],
+            &mut out[range],
+            &jetblock_simd::Cpu::single(),
+        )
+        .expect("valid arguments");
+        start += piece;
+    }
+    [out, state].concat()
+}
+
+#[test]
+fn prefill_split_does_not_change_bits() {
+    let want = in_pieces(&[12], false);
+    for pieces in [&[1; 12][..], &[2, 1, 9], &[5, 7], &[3, 3, 3, 3], &[11, 1]] {
+        assert_bits_equal(
+            format!("pieces {pieces:?}"),
+            &in_pieces(pieces, false),
+            &want,
+        );
+    }
+    assert_bits_differ(
+        "state forgotten between pieces",
+        &in_pieces(&[5, 7], true),
+        &want,
+    );
+}
+
+#[test]
+fn the_last_kernel_row_multiplies_the_current_token() {
+    // A checkpoint's [C, 1, K] with C = 2: channel 0 passes the current token, channel 1 the one three before.
+    let weight = transpose_weight(&[0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0], 2);
+    let x = [1.0, 10.0, 2.0, 20.0, 3.0, 30.0, 4.0, 40.0];
+    let segments = [Segment {
+        rows: 0..4,
+        start: 0,
+    }];
+    let op = CausalConv1d {
+        x: Columns::whole(&x, 2),
+        weight: &weight,
+        bias: None,
+        segments: &segments,
+    };
+    let (mut state, mut out) = (vec![0.0; 6], vec![9.0; 8]);
+    op.reference(&mut [&mut state], &mut out)
+        .expect("valid arguments");
+    let silu = jetblock_numerics::math::silu::<f32>;
+    assert_bits_equal(
+        "rows",
+        &out,
+        &[
+            silu(1.0),
+            0.0,
+            silu(2.0),
+            0.0,
+            silu(3.0),
+            0.0,
+            silu(4.0),
+            silu(10.0),
+        ],
+    );
+    assert_bits_equal(
+        "state, oldest row first",
+        &state,
+        &[2.0, 20.0, 3.0, 30.0, 4.0, 40.0],
+    );
+}
+
+#[test]
+fn errors_name_argument_expected_and_got() {
+    let x = [0.0; 12];
+    let segments = [
+        Segment {
+            rows: 0..2,
+            start: 0,
+        },
+        Segment {
+            rows: 3..4,
+            start: 0,
+        },
+    ];
+    let op = CausalConv1d {
+        x: Columns::whole(&x, 3),
+        weight: &x,
+        bias: None,
+        segments: &segments[..1],
+    };
+    let message = |op: &CausalConv1d| op.check().expect_err("invalid").to_string();
+    assert_eq!(
+        message(&op),
+        "causal_conv1d: segments is 2 rows covered, expected segments that cover 4 rows"
+    );
+    assert_eq!(
+        message(&CausalConv1d {
+            segments: &segments,
+            ..op.clone()
+        }),
+        "causal_conv1d: segments is 3..4, expected consecutive rows from 2"
+    );
+    assert_eq!(
+        message(&CausalConv1d {
+            weight: &x[..4],
+            ..op.clone()
+        }),
+        "causal_conv1d: weight [K, C] is 4 elements, expected a positive multiple of C = 3 elements"
+    );
+    let whole = [Segment {
+        rows: 0..4,
+        start: 0,
+    }];
+    let op = CausalConv1d {
+        segments: &whole,
+        ..op
+    };
+    let short = op.cpu(
+        &mut [&mut [0.0; 8]],
+        &mut [0.0; 12],
+        &jetblock_simd::Cpu::single(),
+    );
+    assert_eq!(
+        short.expect_err("short").to_string(),
+        "causal_conv1d: state [K - 1, C] has 8 elements, expected 9"
+    );
+}
