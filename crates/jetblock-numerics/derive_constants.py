@@ -1,18 +1,24 @@
 #!/usr/bin/env python3
-"""Derives every constant of `src/math`. Needs mpmath; run it and compare with the source.
+"""Derives every constant of `src/math` and fails if the source has others. Needs mpmath.
 
 A polynomial is fitted to minimise the largest weighted error (Lawson's iteration on a Chebyshev grid, 60 digits).
 Its coefficients are then rounded to binary32 one at a time, lowest power first, and the remaining ones fitted again, so
 that each absorbs what the earlier roundings left.
 """
 
+import re
 import struct
+import sys
+from pathlib import Path
 
 from mpmath import (
-    mp, mpf, matrix, lu_solve, exp, log, log1p, tanh, erf, erfc, pi, sqrt, cos, floor, factorial, nstr, expm1,
+    cos, erf, erfc, exp, expm1, factorial, floor, log, log1p, lu_solve, matrix, mp, mpf, nstr, pi, sqrt, tanh,
 )
 
 mp.dps = 60
+
+# Every bit pattern shown.
+derived = set()
 
 
 def f32(v):
@@ -27,11 +33,13 @@ def f64_bits(v):
 
 def show(name, v):
     value, bits = f32(v)
+    derived.add(bits)
     print(f"{name:<28} 0x{bits:08X}  {nstr(value, 12)}")
     return value
 
 
 def show64(name, v):
+    derived.add(f64_bits(v))
     print(f"{name:<28} 0x{f64_bits(v):016X}  {nstr(mpf(float(v)), 20)}")
 
 
@@ -129,24 +137,33 @@ def main():
     show64("LN2_HI", split64_hi)
     show64("LN2_LO", LN2 - split64_hi)
     show64("LOG2_E", 1 / LN2)
-    show64("LOG2_10", log(mpf(10), 2))
     show64("PI / 2", pi / 2)
     show64("PI / 4", pi / 4)
     show64("SQRT 2", sqrt(mpf(2)))
-    for n in range(2, 19):
+    for n in range(3, 19):
         show64(f"1 / {n}!", 1 / factorial(n))
     for n in range(3, 24, 2):
         show64(f"2 / {n}", mpf(2) / n)
 
     print("\n2 / pi, fraction bits, most significant word first")
-    words = 20
-    digits = int(floor(2 / pi * mpf(2) ** (64 * words))) if mp.prec > 64 * words + 10 else None
-    if digits is None:
-        mp.prec = 64 * words + 80
-        digits = int(floor(2 / mp.pi * mpf(2) ** (64 * words)))
-    for i in range(words):
-        print(f"    0x{digits >> (64 * (words - 1 - i)) & (2**64 - 1):016X},")
+    words = 18
+    mp.prec = 64 * words + 80
+    digits = int(floor(2 / mp.pi * mpf(2) ** (64 * words)))
+    for i in reversed(range(words)):
+        word = digits >> (64 * i) & (2**64 - 1)
+        derived.add(word)
+        print(f"    0x{word:016X},")
+
+
+def missing_from_source():
+    """Derived patterns that no file of src/math has; the sign of a constant may be folded into it."""
+    source = "".join(path.read_text() for path in Path(__file__).parent.glob("src/math/*.rs"))
+    present = {int(word.replace("_", ""), 16) for word in re.findall(r"0x([0-9A-Fa-f_]+)", source)}
+    return sorted(v for v in derived if not {v, v ^ 1 << 31} & present)
 
 
 if __name__ == "__main__":
     main()
+    missing = missing_from_source()
+    if missing:
+        sys.exit("not in src/math: " + ", ".join(f"{v:X}" for v in missing))
