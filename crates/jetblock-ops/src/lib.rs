@@ -11,10 +11,14 @@
 //! (a *ragged batch*); [`Segment`] says which rows belong to which sequence.
 #![forbid(unsafe_code)]
 
+pub mod activation;
 pub mod attention;
+pub mod causal_conv1d;
 pub mod linear;
 pub mod rms_norm;
 pub mod rms_norm_gated;
+pub mod selective_scan;
+pub mod softmax;
 
 mod columns;
 mod error;

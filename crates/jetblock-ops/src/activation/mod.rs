@@ -1,0 +1,58 @@
+//! Elementwise nonlinearities: `y[i] = f(x[i])`.
+//!
+//! | name       | f                                   | source |
+//! |------------|-------------------------------------|--------|
+//! | Relu2      | `r * r` with `r = max(x, +0)`       | So et al. 2021, "Primer" |
+//! | Silu       | `x / (1 + exp(-x))`                 | Elfwing et al. 2017 |
+//! | Sigmoid    | `1 / (1 + exp(-x))`                 | |
+//! | Softplus   | `x > 20 ? x : log1p(exp(x))`        | |
+//! | GeluTanh   | the tanh form of gelu               | Hendrycks and Gimpel 2016 |
+//! | GeluErf    | `x * Phi(x)`                        | Hendrycks and Gimpel 2016 |
+//!
+//! | name | shape | dtype |
+//! |------|-------|-------|
+//! | x, y | [n]   | f32   |
+//!
+//! Rounding points: every operation of the sequences in NUMERICS.md section 5.
+
+mod cpu;
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::OpError;
+
+/// The function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// Square of the positive part.
+    Relu2,
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// The logistic function.
+    Sigmoid,
+    /// A smooth positive part.
+    Softplus,
+    /// Gelu by its tanh approximation.
+    GeluTanh,
+    /// Gelu by the error function.
+    GeluErf,
+}
+
+impl Activation {
+    const NAME: &'static str = "activation";
+
+    /// All functions.
+    pub const ALL: [Activation; 6] = [
+        Activation::Relu2,
+        Activation::Silu,
+        Activation::Sigmoid,
+        Activation::Softplus,
+        Activation::GeluTanh,
+        Activation::GeluErf,
+    ];
+
+    fn check(x: &[f32], out: &[f32]) -> Result<(), OpError> {
+        OpError::check_len(Self::NAME, "out [n]", out.len(), x.len())
+    }
+}

@@ -1,0 +1,29 @@
+//! The meaning of the activations, in plain loops.
+
+use jetblock_numerics::math;
+
+use super::Activation;
+use crate::OpError;
+
+impl Activation {
+    /// The definition, of one value.
+    pub fn scalar(self, x: f32) -> f32 {
+        match self {
+            Activation::Relu2 => math::relu2(x),
+            Activation::Silu => math::silu(x),
+            Activation::Sigmoid => math::sigmoid(x),
+            Activation::Softplus => math::softplus(x),
+            Activation::GeluTanh => math::gelu_tanh(x),
+            Activation::GeluErf => math::gelu_erf(x),
+        }
+    }
+
+    /// The definition.
+    pub fn reference(self, x: &[f32], out: &mut [f32]) -> Result<(), OpError> {
+        Activation::check(x, out)?;
+        for (x, y) in x.iter().zip(out) {
+            *y = self.scalar(*x);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+use jetblock_numerics::math;
+use jetblock_testing::*;
+
+use super::*;
+
+fn reference(activation: Activation, x: &[f32]) -> Vec<f32> {
+    let mut out = Guarded::new(x.len());
+    activation.reference(x, &mut out).expect("equal lengths");
+    out.assert_intact();
+    out.to_vec()
+}
+
+#[test]
+fn cpu_equals_reference() {
+    let inputs = AWKWARD_LENGTHS
+        .into_iter()
+        .map(|len| painted_special(1, len, 9));
+    let inputs = inputs.chain([
+        painted_raw(2, 40_000),
+        painted_wide(3, 30_001),
+        SPECIAL_VALUES.to_vec(),
+        vec![],
+    ]);
+    for x in inputs {
+        for activation in Activation::ALL {
+            let want = reference(activation, &x);
+            for_every_cpu(|cpu| {
+                let mut out = Guarded::new(x.len());
+                activation.cpu(&x, &mut out, cpu).expect("equal lengths");
+                assert_bits_equal(format!("{activation:?}, n = {}", x.len()), &out, &want);
+                out.assert_intact();
+                let mut in_place = x.clone();
+                activation.cpu_in_place(&mut in_place, cpu);
+                assert_bits_equal(
+                    format!("{activation:?} in place, n = {}", x.len()),
+                    &in_place,
+                    &want,
+                );
+            });
+        }
+    }
+}
+
+#[test]
+fn stored_nan_is_canonical() {
+    for activation in Activation::ALL {
+        let y = reference(
+            activation,
+            &[f32::from_bits(0xFFC0_1234), f32::from_bits(0x7F80_0001)],
+        );
+        assert_bits_equal(
+            format!("{activation:?}"),
+            &y,
+            &[f32::from_bits(0x7FC0_0000); 2],
+        );
+    }
+}
+
+#[test]
+fn other_formulas_of_the_same_function_are_noticed() {
+    let x = painted(1, 1000);
+    let by_sigmoid: Vec<f32> = x.iter().map(|x| x * math::sigmoid(*x)).collect();
+    assert_bits_differ(
+        "x * sigmoid(x)",
+        &by_sigmoid,
+        &reference(Activation::Silu, &x),
+    );
+    let unbranched: Vec<f32> = [20.5, 30.0, 100.0]
+        .iter()
+        .map(|x| math::log1p(math::exp(*x)))
+        .collect();
+    assert_bits_differ(
+        "softplus without its branch",
+        &unbranched,
+        &reference(Activation::Softplus, &[20.5, 30.0, 100.0]),
+    );
+    assert_bits_differ(
+        "gelu",
+        &reference(Activation::GeluErf, &x),
+        &reference(Activation::GeluTanh, &x),
+    );
+}
+
+#[test]
+fn lengths_must_agree() {
+    let error = Activation::Silu
+        .reference(&[0.0; 3], &mut [0.0; 2])
+        .expect_err("short");
+    assert_eq!(
+        error.to_string(),
+        "activation: out [n] has 2 elements, expected 3"
+    );
+}
