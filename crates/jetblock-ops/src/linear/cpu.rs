@@ -3,7 +3,6 @@
 //! Lanes run over outputs. A task walks its panels; in each it takes k blocks of 256 in turn (a block of the panel
 //! stays in the nearest caches) and brings all its rows over the block, a few rows at a time in registers.
 
-use std::array::from_fn;
 use std::ops::Range;
 
 use jetblock_numerics::reduce::K_BLOCK;
@@ -11,6 +10,7 @@ use jetblock_numerics::{Lanes, canonical, max};
 use jetblock_simd::{Cpu, Kernel, Level, Simd, TileMut, tiles};
 
 use super::pack::{PANEL, PanelRow, Panels};
+use super::prepare::Operands;
 use super::{Epilogue, LinearJob, PackedMatrix, Prepared, Rows};
 
 /// Rows whose totals a task keeps at once: 64 KiB.
@@ -113,37 +113,53 @@ impl Kernel for Task<'_> {
     fn run<S: Simd>(self, simd: S) {
         let x = self.x;
         match self.weight.panels() {
-            Panels::Pairs(rows) => self.walk::<S, Pairs>(simd, rows, |row| x.pairs(row)),
-            Panels::F32(rows) => self.walk::<S, F32>(simd, rows, |row| x.values(row)),
-            Panels::Bf16(rows) => self.walk::<S, Bf16>(simd, rows, |row| x.values(row)),
-            Panels::F16(rows) => self.walk::<S, F16>(simd, rows, |row| x.values(row)),
+            Panels::Pairs(rows) => self.walk::<S, Pairs>(simd, rows, x.pairs()),
+            Panels::F32(rows) => self.walk::<S, F32>(simd, rows, x.values()),
+            Panels::Bf16(rows) => self.walk::<S, Bf16>(simd, rows, x.values()),
+            Panels::F16(rows) => self.walk::<S, F16>(simd, rows, x.values()),
         }
     }
 }
 
-impl<'a> Task<'a> {
+impl Task<'_> {
     #[inline(always)]
-    fn walk<S: Simd, W: Weight<X: 'a>>(
+    fn walk<S: Simd, W: Weight>(
         mut self,
         simd: S,
         panels: &[PanelRow<W::Cell>],
-        x: impl Fn(usize) -> &'a [W::X],
+        x: Operands<'_, W::X>,
     ) {
         let steps = self.weight.k().div_ceil(W::K_STEP);
+        let block_steps = K_BLOCK / W::K_STEP;
         let mut totals = vec![[0.0; PANEL]; self.rows.len().min(ROW_CHUNK)];
         for panel in self.panels.clone() {
             let weights = &panels[panel * steps..][..steps];
-            for first in (0..self.rows.len()).step_by(ROW_CHUNK) {
-                let chunk = first..self.rows.len().min(first + ROW_CHUNK);
-                let totals = &mut totals[..chunk.len()];
+            let mut first = 0;
+            while first < self.rows.len() {
+                let count = ROW_CHUNK.min(self.rows.len() - first);
+                let totals = &mut totals[..count];
                 totals.fill([0.0; PANEL]);
-                for (block, weights) in weights.chunks(K_BLOCK / W::K_STEP).enumerate() {
-                    let start = block * (K_BLOCK / W::K_STEP);
-                    let x =
-                        |i: usize| &x(self.rows.at(chunk.start + i))[start..start + weights.len()];
-                    add_block::<S, W>(simd, weights, x, totals);
+                let mut start = 0;
+                while start < steps {
+                    let weights = &weights[start..steps.min(start + block_steps)];
+                    let block = Block {
+                        weights,
+                        x,
+                        start,
+                        rows: &self.rows,
+                        first_row: first,
+                    };
+                    // Rows x vectors of a register tile: as many accumulators as leave registers for the operands.
+                    match S::LEVEL {
+                        Level::Avx512Bf16 => block.add::<S, W, 4, 6>(simd, totals),
+                        Level::Avx512 | Level::Neon => block.add::<S, W, 4, 4>(simd, totals),
+                        Level::Avx2 => block.add::<S, W, 2, 4>(simd, totals),
+                        Level::Scalar => block.add::<S, W, 8, 1>(simd, totals),
+                    }
+                    start += block_steps;
                 }
-                self.finish(simd, panel, chunk.start, totals);
+                self.finish(simd, panel, first, totals);
+                first += count;
             }
         }
     }
@@ -246,74 +262,84 @@ f32_kind!(F32, f32, load);
 f32_kind!(Bf16, u16, load_bf16);
 f32_kind!(F16, u16, load_f16);
 
-/// Adds one k block to the totals of all rows.
-#[inline(always)]
-fn add_block<'a, S: Simd, W: Weight<X: 'a>>(
-    simd: S,
-    weights: &[PanelRow<W::Cell>],
-    x: impl Fn(usize) -> &'a [W::X] + Copy,
-    totals: &mut [[f32; PANEL]],
-) {
-    // Rows x vectors of a register tile: as many accumulators as leave registers for the operands.
-    match S::LEVEL {
-        Level::Avx512Bf16 => by_rows::<S, W, 4, 6>(simd, weights, x, totals),
-        Level::Avx512 => by_rows::<S, W, 4, 4>(simd, weights, x, totals),
-        Level::Neon => by_rows::<S, W, 4, 4>(simd, weights, x, totals),
-        Level::Avx2 => by_rows::<S, W, 2, 4>(simd, weights, x, totals),
-        Level::Scalar => by_rows::<S, W, 8, 1>(simd, weights, x, totals),
-    }
+/// One k block of one panel, and the rows to bring over it.
+///
+/// Below this point there are no closures, iterator adapters or `array::from_fn`: what is not inlined lacks the
+/// level's features, and a tile whose address leaves the function is kept in memory.
+struct Block<'a, C, X> {
+    weights: &'a [PanelRow<C>],
+    x: Operands<'a, X>,
+    /// The block's first step.
+    start: usize,
+    rows: &'a Rows<'a>,
+    /// The row of the first total.
+    first_row: usize,
 }
 
-/// Takes the rows in groups of at most `MR`, as equal as can be.
-#[inline(always)]
-fn by_rows<'a, S: Simd, W: Weight<X: 'a>, const NV: usize, const MR: usize>(
-    simd: S,
-    weights: &[PanelRow<W::Cell>],
-    x: impl Fn(usize) -> &'a [W::X] + Copy,
-    totals: &mut [[f32; PANEL]],
-) {
-    let (m, groups) = (totals.len(), totals.len().div_ceil(MR));
-    for group in 0..groups {
-        let (first, end) = (m * group / groups, m * (group + 1) / groups);
-        let totals = &mut totals[first..end];
-        let x = |i: usize| x(first + i);
-        match end - first {
-            1 => tile::<S, W, NV, 1>(simd, weights, x, totals),
-            2 => tile::<S, W, NV, 2>(simd, weights, x, totals),
-            3 => tile::<S, W, NV, 3>(simd, weights, x, totals),
-            4 => tile::<S, W, NV, 4>(simd, weights, x, totals),
-            5 => tile::<S, W, NV, 5>(simd, weights, x, totals),
-            _ => tile::<S, W, NV, 6>(simd, weights, x, totals),
+impl<C: Copy, X: Copy> Block<'_, C, X> {
+    /// Adds the block to the totals of all rows, in groups of at most `MR` that are as equal as can be.
+    #[inline(always)]
+    fn add<S: Simd, W: Weight<Cell = C, X = X>, const NV: usize, const MR: usize>(
+        &self,
+        simd: S,
+        totals: &mut [[f32; PANEL]],
+    ) {
+        let m = totals.len();
+        let groups = m.div_ceil(MR);
+        for group in 0..groups {
+            let (at, end) = (m * group / groups, m * (group + 1) / groups);
+            match end - at {
+                1 => self.tile::<S, W, NV, 1>(simd, at, totals),
+                2 => self.tile::<S, W, NV, 2>(simd, at, totals),
+                3 => self.tile::<S, W, NV, 3>(simd, at, totals),
+                4 => self.tile::<S, W, NV, 4>(simd, at, totals),
+                5 => self.tile::<S, W, NV, 5>(simd, at, totals),
+                _ => self.tile::<S, W, NV, 6>(simd, at, totals),
+            }
         }
     }
-}
 
-/// `MR` rows over one k block: chains in registers, then one addition to each total.
-#[inline(always)]
-fn tile<'a, S: Simd, W: Weight<X: 'a>, const NV: usize, const MR: usize>(
-    simd: S,
-    weights: &[PanelRow<W::Cell>],
-    x: impl Fn(usize) -> &'a [W::X],
-    totals: &mut [[f32; PANEL]],
-) {
-    let x: [&[W::X]; MR] = from_fn(|r| &x(r)[..weights.len()]);
-    for column in (0..PANEL).step_by(NV * S::LANES) {
-        let mut chains = [[S::F::splat(0.0); NV]; MR];
-        for (i, row) in weights.iter().enumerate() {
-            let w: [_; NV] = from_fn(|v| W::load(simd, &row.0[column + v * S::LANES..]));
-            for r in 0..MR {
-                let x = W::splat(simd, x[r][i]);
-                for v in 0..NV {
-                    chains[r][v] = W::step(simd, x, w[v], chains[r][v]);
+    /// `MR` rows: chains in registers, then one addition to each total.
+    #[inline(always)]
+    fn tile<S: Simd, W: Weight<Cell = C, X = X>, const NV: usize, const MR: usize>(
+        &self,
+        simd: S,
+        at: usize,
+        totals: &mut [[f32; PANEL]],
+    ) {
+        let weights = self.weights;
+        let totals = &mut totals[at..][..MR];
+        let mut x: [&[X]; MR] = [&[]; MR];
+        for r in 0..MR {
+            x[r] = self.x.run(
+                self.rows.at(self.first_row + at + r),
+                self.start,
+                weights.len(),
+            );
+        }
+        let mut column = 0;
+        while column < PANEL {
+            let mut chains = [[S::F::splat(0.0); NV]; MR];
+            for i in 0..weights.len() {
+                let row = &weights[i].0;
+                let mut w = [W::load(simd, &row[column..]); NV];
+                for v in 1..NV {
+                    w[v] = W::load(simd, &row[column + v * S::LANES..]);
+                }
+                for r in 0..MR {
+                    let x = W::splat(simd, x[r][i]);
+                    for v in 0..NV {
+                        chains[r][v] = W::step(simd, x, w[v], chains[r][v]);
+                    }
                 }
             }
-        }
-        for (chains, total) in chains.iter().zip(&mut *totals) {
-            for (v, &chain) in chains.iter().enumerate() {
-                let at = column + v * S::LANES;
-                let sum = simd.load(&total[at..]).add(chain);
-                simd.store(sum, &mut total[at..]);
+            for r in 0..MR {
+                for v in 0..NV {
+                    let total = &mut totals[r][column + v * S::LANES..];
+                    simd.store(simd.load(total).add(chains[r][v]), total);
+                }
             }
+            column += NV * S::LANES;
         }
     }
 }

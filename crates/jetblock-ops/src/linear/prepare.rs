@@ -107,16 +107,35 @@ impl Prepared {
         self.k
     }
 
-    /// Operand pairs of a row (bf16 kind).
-    #[inline(always)]
-    pub(super) fn pairs(&self, row: usize) -> &[u32] {
-        &self.pairs[row * self.stride..][..self.k.div_ceil(2)]
+    /// Operand pairs (bf16 kind).
+    pub(super) fn pairs(&self) -> Operands<'_, u32> {
+        Operands {
+            words: &self.pairs,
+            stride: self.stride,
+        }
     }
 
-    /// Values of a row (f32 kind).
+    /// Values (f32 kind).
+    pub(super) fn values(&self) -> Operands<'_, f32> {
+        Operands {
+            words: &self.values,
+            stride: self.stride,
+        }
+    }
+}
+
+/// Rows of operands.
+#[derive(Clone, Copy)]
+pub(super) struct Operands<'a, X> {
+    words: &'a [X],
+    stride: usize,
+}
+
+impl<'a, X> Operands<'a, X> {
+    /// Words `start..start + len` of a row.
     #[inline(always)]
-    pub(super) fn values(&self, row: usize) -> &[f32] {
-        &self.values[row * self.stride..][..self.k]
+    pub(super) fn run(self, row: usize, start: usize, len: usize) -> &'a [X] {
+        &self.words[row * self.stride + start..][..len]
     }
 }
 
