@@ -1,9 +1,8 @@
 //! Elementary functions: fixed sequences of the operations of [`Lanes`], given step by step in NUMERICS.md section 5.
 //!
 //! They are branch-free and written once for scalars and vectors, so every instruction set computes the same bits.
-//! Constants come from `derive_constants.py`. Each function returns the canonical NaN for a NaN argument, and its
-//! doc states the largest error over all 2^32 arguments (`cargo run --release --example exhaustive`), in units in the
-//! last place of the result.
+//! Constants come from `derive_constants.py`. Each function returns the canonical NaN for a NaN argument. The largest
+//! error of each over all 2^32 arguments is in NUMERICS.md section 5.8, measured by `examples/exhaustive.rs`.
 //!
 //! [`sin`], [`cos`] and [`pow`] fill tables on the host and are scalar; they round the functions of [`binary64`].
 

@@ -92,7 +92,7 @@ pub fn row_block(block: &[f32], step: impl Fn(f32, f32) -> f32) -> f32 {
         block.len()
     );
     let mut lanes = [0.0_f32; ROW_LANES];
-    // An absent element is +0: adding it matters, because it turns a lane of -0 (not reachable from +0) into +0.
+    // Absent elements are left out: a lane starts at +0 and can never become -0, so adding +0 would change nothing.
     for group in block.chunks(ROW_LANES) {
         for (lane, &x) in lanes.iter_mut().zip(group) {
             *lane = step(*lane, x);
