@@ -11,11 +11,11 @@ use jetblock_numerics::{paint, round};
 use jetblock_ops::linear::{
     Epilogue, Linear, OperandKind, PackedMatrix, Prepared, WeightRows, linear,
 };
-use jetblock_simd::{Cpu, Level};
+use jetblock_simd::{Cpu, Level, prefer_huge_pages};
 use jetblock_tensor::DType;
 
-/// Weights of one shape together: well beyond the last cache.
-const WEIGHT_BYTES: usize = 192 << 20;
+/// What the read bandwidth is measured on.
+const READ_BYTES: usize = 192 << 20;
 /// The least time of one measurement.
 const LEAST: Duration = Duration::from_millis(10);
 
@@ -40,6 +40,9 @@ struct Args {
     /// Only these formats: bf16, f32, f32-bf16 (f32 kind, bf16 weights), f32-f16.
     #[arg(long, value_delimiter = ',', default_values_t = ["bf16", "f32", "f32-bf16"].map(String::from))]
     formats: Vec<String>,
+    /// Weights of one shape together, in MiB: the default is well beyond the last cache, 0 means one matrix.
+    #[arg(long, default_value_t = 192)]
+    weights: usize,
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
@@ -105,7 +108,9 @@ fn main() -> anyhow::Result<()> {
             "format", "N = K", "M", "GFLOP/s", "of peak", "GB/s", "of read bandwidth"
         );
     }
-    let memory = vec![1_f32; WEIGHT_BYTES / 4];
+    let mut memory = Vec::with_capacity(READ_BYTES / 4);
+    prefer_huge_pages(memory.spare_capacity_mut());
+    memory.resize(READ_BYTES / 4, 1_f32);
     for name in &args.formats {
         let format = Format::new(name)?;
         for &size in &args.sizes {
@@ -115,7 +120,7 @@ fn main() -> anyhow::Result<()> {
                 rows: size,
                 bytes: &bytes,
             };
-            let copies = WEIGHT_BYTES.div_ceil(bytes.len());
+            let copies = (args.weights << 20).div_ceil(bytes.len()).max(1);
             let weights = (0..copies)
                 .map(|_| PackedMatrix::pack(format.kind, &[part], size, &mut |_, _| ()))
                 .collect::<Result<Vec<_>, _>>()?;

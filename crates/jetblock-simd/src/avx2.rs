@@ -194,6 +194,11 @@ impl Simd for Avx2 {
         intrinsic!(_mm256_set1_epi32(pair.cast_signed()))
     }
     #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        // SAFETY: a prefetch of any address is harmless; features as in `intrinsic!`.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()) }
+    }
+    #[inline(always)]
     fn dot_pairs(self, x: Self::Pairs, w: Self::Pairs, acc: Self::F) -> Self::F {
         F32x8(intrinsic!({
             let high = _mm256_set1_epi32(0xFFFF_0000_u32.cast_signed());

@@ -189,6 +189,11 @@ impl Simd for Avx512 {
         intrinsic!(_mm512_set1_epi32(pair.cast_signed()))
     }
     #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        // SAFETY: a prefetch of any address is harmless; features as in `intrinsic!`.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()) }
+    }
+    #[inline(always)]
     fn dot_pairs(self, x: Self::Pairs, w: Self::Pairs, acc: Self::F) -> Self::F {
         F32x16(intrinsic!({
             let high = _mm512_set1_epi32(0xFFFF_0000_u32.cast_signed());
@@ -251,6 +256,11 @@ impl Simd for Avx512Bf16 {
     #[inline(always)]
     fn splat_pair(self, pair: u32) -> Self::Pairs {
         intrinsic!(_mm512_set1_epi32(pair.cast_signed()))
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        // SAFETY: a prefetch of any address is harmless; features as in `intrinsic!`.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()) }
     }
     #[inline(always)]
     fn dot_pairs(self, x: Self::Pairs, w: Self::Pairs, acc: Self::F) -> Self::F {

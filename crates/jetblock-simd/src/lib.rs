@@ -11,6 +11,7 @@
 mod cpu;
 pub mod fp_env;
 mod level;
+mod memory;
 mod scalar;
 mod simd;
 mod tile;
@@ -24,5 +25,6 @@ mod neon;
 
 pub use cpu::{Cpu, CpuError, Share};
 pub use level::{Kernel, Level};
+pub use memory::prefer_huge_pages;
 pub use simd::Simd;
 pub use tile::{TileMut, steps, tiles};

@@ -36,4 +36,6 @@ pub trait Simd: Copy + Send + Sync + 'static {
     ///
     /// Operands must be flushed (NUMERICS.md section 2): then no step is subnormal and hardware that flushes agrees.
     fn dot_pairs(self, x: Self::Pairs, w: Self::Pairs, acc: Self::F) -> Self::F;
+    /// Asks for the cache line of `at` in the second-level cache. A hint: it reads nothing.
+    fn prefetch<T>(self, _at: &T) {}
 }

@@ -20,6 +20,10 @@ const MIN_ROWS: usize = 24;
 /// Multiply-adds worth a task of their own; about 20 microseconds.
 const MIN_TASK: usize = 1 << 20;
 
+/// Rows from which a block takes longer to work on than to read, so that the next one is worth asking for. With
+/// fewer rows the kernel is a plain stream, which the processor's own prefetcher does best.
+const PREFETCH_ROWS: usize = 5;
+
 pub(super) fn run(cpu: &Cpu, jobs: Vec<LinearJob<'_>>) {
     let pieces = pieces_per_job(cpu.threads(), &jobs);
     let mut tasks = Vec::with_capacity(pieces.iter().sum());
@@ -133,7 +137,6 @@ impl Task<'_> {
         let block_steps = K_BLOCK / W::K_STEP;
         let mut totals = vec![[0.0; PANEL]; self.rows.len().min(ROW_CHUNK)];
         for panel in self.panels.clone() {
-            let weights = &panels[panel * steps..][..steps];
             let mut first = 0;
             while first < self.rows.len() {
                 let count = ROW_CHUNK.min(self.rows.len() - first);
@@ -141,9 +144,13 @@ impl Task<'_> {
                 totals.fill([0.0; PANEL]);
                 let mut start = 0;
                 while start < steps {
-                    let weights = &weights[start..steps.min(start + block_steps)];
+                    let (at, end) = (
+                        panel * steps + start,
+                        panel * steps + steps.min(start + block_steps),
+                    );
                     let block = Block {
-                        weights,
+                        weights: &panels[at..end],
+                        next: &panels[end..],
                         x,
                         start,
                         rows: &self.rows,
@@ -268,6 +275,8 @@ f32_kind!(F16, u16, load_f16);
 /// level's features, and a tile whose address leaves the function is kept in memory.
 struct Block<'a, C, X> {
     weights: &'a [PanelRow<C>],
+    /// What follows in memory, where the next block is.
+    next: &'a [PanelRow<C>],
     x: Operands<'a, X>,
     /// The block's first step.
     start: usize,
@@ -286,15 +295,19 @@ impl<C: Copy, X: Copy> Block<'_, C, X> {
     ) {
         let m = totals.len();
         let groups = m.div_ceil(MR);
+        let line = 64 / size_of::<C>();
+        let lines = if m < PREFETCH_ROWS { 0 } else { PANEL / line };
         for group in 0..groups {
             let (at, end) = (m * group / groups, m * (group + 1) / groups);
+            // The groups share the lines of the next block, so that it arrives while this one is worked on.
+            let ahead = lines * group / groups * line..lines * (group + 1) / groups * line;
             match end - at {
-                1 => self.tile::<S, W, NV, 1>(simd, at, totals),
-                2 => self.tile::<S, W, NV, 2>(simd, at, totals),
-                3 => self.tile::<S, W, NV, 3>(simd, at, totals),
-                4 => self.tile::<S, W, NV, 4>(simd, at, totals),
-                5 => self.tile::<S, W, NV, 5>(simd, at, totals),
-                _ => self.tile::<S, W, NV, 6>(simd, at, totals),
+                1 => self.tile::<S, W, NV, 1>(simd, at, ahead, totals),
+                2 => self.tile::<S, W, NV, 2>(simd, at, ahead, totals),
+                3 => self.tile::<S, W, NV, 3>(simd, at, ahead, totals),
+                4 => self.tile::<S, W, NV, 4>(simd, at, ahead, totals),
+                5 => self.tile::<S, W, NV, 5>(simd, at, ahead, totals),
+                _ => self.tile::<S, W, NV, 6>(simd, at, ahead, totals),
             }
         }
     }
@@ -305,6 +318,7 @@ impl<C: Copy, X: Copy> Block<'_, C, X> {
         &self,
         simd: S,
         at: usize,
+        ahead: Range<usize>,
         totals: &mut [[f32; PANEL]],
     ) {
         let weights = self.weights;
@@ -322,6 +336,13 @@ impl<C: Copy, X: Copy> Block<'_, C, X> {
             let mut chains = [[S::F::splat(0.0); NV]; MR];
             for i in 0..weights.len() {
                 let row = &weights[i].0;
+                if column == 0 && i < self.next.len() {
+                    let mut cell = ahead.start;
+                    while cell < ahead.end {
+                        simd.prefetch(&self.next[i].0[cell]);
+                        cell += 64 / size_of::<C>();
+                    }
+                }
                 let mut w = [W::load(simd, &row[column..]); NV];
                 for v in 1..NV {
                     w[v] = W::load(simd, &row[column + v * S::LANES..]);

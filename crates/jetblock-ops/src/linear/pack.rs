@@ -4,6 +4,7 @@
 //! operands of 64 neighbouring outputs side by side: one vector lane per output.
 
 use jetblock_numerics::round;
+use jetblock_simd::prefer_huge_pages;
 use jetblock_tensor::DType;
 
 use super::{OP, OperandKind};
@@ -223,6 +224,7 @@ impl Source<'_> {
         let steps = self.k.div_ceil(k_step);
         let mut rows = Vec::new();
         rows.reserve_exact(self.panels * steps);
+        prefer_huge_pages(rows.spare_capacity_mut());
         let mut cursor = Cursor { part: 0, row: 0 };
         for _ in 0..self.panels {
             let start = rows.len();
