@@ -32,6 +32,11 @@ impl fmt::Debug for Digest {
     }
 }
 
+/// The plain SHA-256 of some bytes.
+pub fn sha256(bytes: &[u8]) -> Digest {
+    Digest(Sha256::digest(bytes).into())
+}
+
 /// The digest of a tensor given its little-endian, row-major bytes.
 pub fn tensor_bytes(dtype: DType, shape: &[usize], bytes: &[u8]) -> Digest {
     let dims: Vec<String> = shape.iter().map(usize::to_string).collect();

@@ -19,6 +19,7 @@
 mod bits;
 mod cases;
 mod guarded;
+mod npy;
 
 pub use bits::{Bits, Difference, assert_bits_differ, assert_bits_equal, first_difference};
 pub use cases::{
@@ -26,3 +27,4 @@ pub use cases::{
     painted_wide,
 };
 pub use guarded::Guarded;
+pub use npy::{Npy, read_npy_f32, read_npy_i64};

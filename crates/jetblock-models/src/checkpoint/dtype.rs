@@ -1,0 +1,124 @@
+//! The element types a safetensors file may declare.
+
+use std::fmt;
+
+use jetblock_tensor::DType;
+
+/// An element type as the file declares it; `Display` is the name in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the names are those of the file format")]
+#[allow(
+    non_camel_case_types,
+    reason = "the names are those of the file format"
+)]
+pub enum StoredDType {
+    BOOL,
+    F4,
+    F6_E2M3,
+    F6_E3M2,
+    U8,
+    I8,
+    F8_E5M2,
+    F8_E4M3,
+    F8_E8M0,
+    F8_E4M3FNUZ,
+    F8_E5M2FNUZ,
+    I16,
+    U16,
+    F16,
+    BF16,
+    I32,
+    U32,
+    F32,
+    C64,
+    F64,
+    I64,
+    U64,
+}
+
+impl StoredDType {
+    const ALL: [(StoredDType, &'static str, u64); 22] = [
+        (StoredDType::BOOL, "BOOL", 8),
+        (StoredDType::F4, "F4", 4),
+        (StoredDType::F6_E2M3, "F6_E2M3", 6),
+        (StoredDType::F6_E3M2, "F6_E3M2", 6),
+        (StoredDType::U8, "U8", 8),
+        (StoredDType::I8, "I8", 8),
+        (StoredDType::F8_E5M2, "F8_E5M2", 8),
+        (StoredDType::F8_E4M3, "F8_E4M3", 8),
+        (StoredDType::F8_E8M0, "F8_E8M0", 8),
+        (StoredDType::F8_E4M3FNUZ, "F8_E4M3FNUZ", 8),
+        (StoredDType::F8_E5M2FNUZ, "F8_E5M2FNUZ", 8),
+        (StoredDType::I16, "I16", 16),
+        (StoredDType::U16, "U16", 16),
+        (StoredDType::F16, "F16", 16),
+        (StoredDType::BF16, "BF16", 16),
+        (StoredDType::I32, "I32", 32),
+        (StoredDType::U32, "U32", 32),
+        (StoredDType::F32, "F32", 32),
+        (StoredDType::C64, "C64", 64),
+        (StoredDType::F64, "F64", 64),
+        (StoredDType::I64, "I64", 64),
+        (StoredDType::U64, "U64", 64),
+    ];
+
+    /// The element type with this name in the file.
+    pub fn from_name(name: &str) -> Option<StoredDType> {
+        StoredDType::ALL
+            .into_iter()
+            .find(|(_, n, _)| *n == name)
+            .map(|(dtype, _, _)| dtype)
+    }
+
+    /// The name in the file.
+    pub fn name(self) -> &'static str {
+        StoredDType::ALL[self as usize].1
+    }
+
+    /// Bits of one element.
+    pub fn bits(self) -> u64 {
+        StoredDType::ALL[self as usize].2
+    }
+
+    /// The type that this version computes with, if it does.
+    pub fn dtype(self) -> Option<DType> {
+        match self {
+            StoredDType::F32 => Some(DType::F32),
+            StoredDType::BF16 => Some(DType::BF16),
+            StoredDType::F16 => Some(DType::F16),
+            _ => None,
+        }
+    }
+
+    /// Whether weights in this type are codes of a quantized format.
+    pub fn is_quantized(self) -> bool {
+        self != StoredDType::BOOL && self.bits() <= 8
+    }
+}
+
+impl fmt::Display for StoredDType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl serde::Serialize for StoredDType {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_the_order_of_the_enum() {
+        for (dtype, name, bits) in StoredDType::ALL {
+            assert_eq!((dtype.name(), dtype.bits()), (name, bits));
+            assert_eq!(format!("{dtype:?}"), name);
+            assert_eq!(StoredDType::from_name(name), Some(dtype));
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! A tensor in a mapped file.
+
+use jetblock_numerics::round::{bf16_to_f32, f16_to_f32};
+use jetblock_tensor::DType;
+
+/// A stored tensor; its bytes are little-endian, row-major and at any alignment.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorView<'a> {
+    /// The name in the file.
+    pub name: &'a str,
+    /// Element type.
+    pub dtype: DType,
+    /// Extents, outermost first.
+    pub shape: &'a [usize],
+    /// The elements.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> TensorView<'a> {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.bytes.len() / self.dtype.size()
+    }
+
+    /// Rows `first..first + count` of a tensor with at least one dimension.
+    ///
+    /// # Panics
+    /// If the rows are outside the tensor.
+    pub fn rows(&self, first: usize, count: usize) -> &'a [u8] {
+        let row = self.shape[1..].iter().product::<usize>() * self.dtype.size();
+        &self.bytes[first * row..(first + count) * row]
+    }
+
+    /// The elements widened to f32, exactly.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.elements()];
+        widen_into(self.dtype, self.bytes, &mut out);
+        out
+    }
+
+    /// The bit patterns of a BF16 tensor.
+    ///
+    /// # Panics
+    /// If the tensor is of another type.
+    pub fn to_bf16_bits(&self) -> Vec<u16> {
+        assert_eq!(self.dtype, DType::BF16, "bf16 bits of {}", self.name);
+        self.bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| u16::from_le_bytes(*b))
+            .collect()
+    }
+}
+
+/// Widens stored elements to f32, exactly.
+///
+/// # Panics
+/// If `out` has another number of elements.
+pub fn widen_into(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    assert_eq!(
+        bytes.len(),
+        out.len() * dtype.size(),
+        "bytes of {} {dtype} elements",
+        out.len()
+    );
+    let pairs = bytes.as_chunks().0.iter().map(|b| u16::from_le_bytes(*b));
+    match dtype {
+        DType::F32 => {
+            let quads = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
+            out.iter_mut().zip(quads).for_each(|(y, x)| *y = x);
+        }
+        DType::BF16 => out
+            .iter_mut()
+            .zip(pairs)
+            .for_each(|(y, x)| *y = bf16_to_f32(x)),
+        DType::F16 => out
+            .iter_mut()
+            .zip(pairs)
+            .for_each(|(y, x)| *y = f16_to_f32(x)),
+    }
+}

@@ -1,0 +1,256 @@
+//! The tensors a checkpoint of a given configuration must have, by their names in the file.
+
+use std::borrow::Cow;
+
+use jetblock_tensor::DType;
+
+use super::{LayerKind, NemotronHConfig};
+
+/// One tensor of the checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpectedTensor {
+    /// Canonical name, `backbone.` prefix.
+    pub name: String,
+    /// Extents, outermost first.
+    pub shape: Vec<usize>,
+    /// Index in the stack; `None` for the embedding tables and the final norm.
+    pub layer: Option<usize>,
+    /// What the tensor is for.
+    pub kind: TensorKind,
+    /// Whether the checkpoint must have it.
+    pub presence: Presence,
+}
+
+impl ExpectedTensor {
+    /// The element types a checkpoint may store it in. Releases mix BF16 and F32, for the router above all, so every tensor
+    /// may have any of them.
+    pub const DTYPES: [DType; 3] = [DType::BF16, DType::F16, DType::F32];
+
+    /// Number of elements; configurations are bounded so that it does not overflow.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().map(|n| *n as u64).product()
+    }
+}
+
+/// What a tensor is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TensorKind {
+    /// Token embedding table.
+    Embeddings,
+    /// Output projection to the vocabulary.
+    LmHead,
+    /// Weight of an RMSNorm, plain or gated.
+    Norm,
+    /// Weight of a linear layer that every token passes.
+    Linear,
+    /// Weight of a linear layer of one routed expert.
+    RoutedExpert,
+    /// Bias of a linear layer.
+    Bias,
+    /// Weight or bias of the causal convolution.
+    Conv1d,
+    /// A_log, D or dt_bias.
+    Ssm,
+    /// Router weight or correction bias, always used in f32.
+    Router,
+}
+
+/// Whether a checkpoint must have a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Presence {
+    /// Its absence is an error.
+    Required,
+    /// Used when present.
+    Optional,
+    /// May be present and is not used: an output table beside tied embeddings.
+    Unused,
+}
+
+impl NemotronHConfig {
+    /// Every tensor of the checkpoint without the multi-token-prediction head, in the order of the forward pass.
+    pub fn tensors(&self) -> Vec<ExpectedTensor> {
+        let mut list = List::default();
+        let table = [self.vocab_size, self.hidden_size];
+        list.push("backbone.embeddings.weight", &table, TensorKind::Embeddings);
+        for (i, kind) in self.layers.iter().enumerate() {
+            list.layer = Some(i);
+            list.prefix = format!("backbone.layers.{i}.");
+            list.push("norm.weight", &[self.hidden_size], TensorKind::Norm);
+            self.mixer_tensors(&mut list, *kind, self.intermediate_sizes[i]);
+        }
+        list.layer = None;
+        list.prefix.clear();
+        list.push(
+            "backbone.norm_f.weight",
+            &[self.hidden_size],
+            TensorKind::Norm,
+        );
+        let presence = if self.tie_word_embeddings {
+            Presence::Unused
+        } else {
+            Presence::Required
+        };
+        list.push_with("lm_head.weight", &table, TensorKind::LmHead, presence);
+        list.tensors
+    }
+
+    /// The tensors of the multi-token-prediction head, which inference without it skips; empty without one.
+    pub fn mtp_tensors(&self) -> Vec<ExpectedTensor> {
+        let mut list = List::default();
+        let d = self.hidden_size;
+        for (i, kind) in self.mtp_layers.iter().enumerate() {
+            list.layer = Some(i);
+            list.prefix = format!("mtp.layers.{i}.");
+            if i == 0 {
+                list.push("enorm.weight", &[d], TensorKind::Norm);
+                list.push("hnorm.weight", &[d], TensorKind::Norm);
+                list.push("eh_proj.weight", &[d, 2 * d], TensorKind::Linear);
+            }
+            list.push("norm.weight", &[d], TensorKind::Norm);
+            self.mixer_tensors(&mut list, *kind, 0);
+            if i + 1 == self.mtp_layers.len() {
+                list.push("final_layernorm.weight", &[d], TensorKind::Norm);
+            }
+        }
+        list.tensors
+    }
+
+    fn mixer_tensors(&self, list: &mut List, kind: LayerKind, intermediate_size: usize) {
+        let d = self.hidden_size;
+        match kind {
+            LayerKind::Mamba => self.mamba_tensors(list),
+            LayerKind::Attention => {
+                let (q, kv) = (self.q_width(), self.kv_width());
+                let bias = self.attention_bias.then_some(Presence::Optional);
+                list.linear("q_proj", q, d, TensorKind::Linear, bias);
+                list.linear("k_proj", kv, d, TensorKind::Linear, bias);
+                list.linear("v_proj", kv, d, TensorKind::Linear, bias);
+                list.linear("o_proj", d, q, TensorKind::Linear, bias);
+            }
+            LayerKind::Mlp => self.mlp_tensors(list, "", d, intermediate_size, TensorKind::Linear),
+            LayerKind::Moe => self.moe_tensors(list),
+        }
+    }
+
+    fn mamba_tensors(&self, list: &mut List) {
+        let (d, inner, conv_dim) = (self.hidden_size, self.mamba_inner(), self.conv_dim());
+        let bias = self.use_bias.then_some(Presence::Required);
+        list.linear("in_proj", self.in_proj_rows(), d, TensorKind::Linear, bias);
+        list.push(
+            "mixer.conv1d.weight",
+            &[conv_dim, 1, self.conv_kernel],
+            TensorKind::Conv1d,
+        );
+        if self.use_conv_bias {
+            list.push("mixer.conv1d.bias", &[conv_dim], TensorKind::Conv1d);
+        }
+        for name in ["A_log", "D", "dt_bias"] {
+            list.push(
+                &format!("mixer.{name}"),
+                &[self.mamba_num_heads],
+                TensorKind::Ssm,
+            );
+        }
+        list.push("mixer.norm.weight", &[inner], TensorKind::Norm);
+        list.linear("out_proj", d, inner, TensorKind::Linear, bias);
+    }
+
+    fn moe_tensors(&self, list: &mut List) {
+        let (d, x) = (self.hidden_size, self.expert_width());
+        let bias = self.mlp_bias.then_some(Presence::Required);
+        list.push(
+            "mixer.gate.weight",
+            &[self.n_routed_experts, d],
+            TensorKind::Router,
+        );
+        list.push(
+            "mixer.gate.e_score_correction_bias",
+            &[self.n_routed_experts],
+            TensorKind::Router,
+        );
+        if self.moe_latent_size.is_some() {
+            list.linear("fc1_latent_proj", x, d, TensorKind::Linear, bias);
+        }
+        for e in 0..self.n_routed_experts {
+            let scope = format!("experts.{e}.");
+            self.mlp_tensors(
+                list,
+                &scope,
+                x,
+                self.moe_intermediate_size,
+                TensorKind::RoutedExpert,
+            );
+        }
+        if self.moe_latent_size.is_some() {
+            list.linear("fc2_latent_proj", d, x, TensorKind::Linear, bias);
+        }
+        let shared = self.moe_shared_expert_intermediate_size;
+        self.mlp_tensors(list, "shared_experts.", d, shared, TensorKind::Linear);
+    }
+
+    /// Two matrices, no gate projection: the activation is relu squared.
+    fn mlp_tensors(
+        &self,
+        list: &mut List,
+        scope: &str,
+        width: usize,
+        inner: usize,
+        kind: TensorKind,
+    ) {
+        let bias = self.mlp_bias.then_some(Presence::Required);
+        list.linear(&format!("{scope}up_proj"), inner, width, kind, bias);
+        list.linear(&format!("{scope}down_proj"), width, inner, kind, bias);
+    }
+}
+
+/// The canonical form of a stored name: the prefixes that multimodal wrappers and in-memory names put in front are removed.
+pub fn canonical_name(stored: &str) -> Cow<'_, str> {
+    let name = stored.strip_prefix("language_model.").unwrap_or(stored);
+    match name.strip_prefix("model.") {
+        Some(rest) => Cow::Owned(format!("backbone.{rest}")),
+        None => Cow::Borrowed(name),
+    }
+}
+
+#[derive(Default)]
+struct List {
+    prefix: String,
+    layer: Option<usize>,
+    tensors: Vec<ExpectedTensor>,
+}
+
+impl List {
+    fn push(&mut self, name: &str, shape: &[usize], kind: TensorKind) {
+        self.push_with(name, shape, kind, Presence::Required);
+    }
+
+    fn push_with(&mut self, name: &str, shape: &[usize], kind: TensorKind, presence: Presence) {
+        let name = format!("{}{name}", self.prefix);
+        self.tensors.push(ExpectedTensor {
+            name,
+            shape: shape.to_vec(),
+            layer: self.layer,
+            kind,
+            presence,
+        });
+    }
+
+    fn linear(
+        &mut self,
+        name: &str,
+        out: usize,
+        input: usize,
+        kind: TensorKind,
+        bias: Option<Presence>,
+    ) {
+        self.push(&format!("mixer.{name}.weight"), &[out, input], kind);
+        if let Some(presence) = bias {
+            self.push_with(
+                &format!("mixer.{name}.bias"),
+                &[out],
+                TensorKind::Bias,
+                presence,
+            );
+        }
+    }
+}

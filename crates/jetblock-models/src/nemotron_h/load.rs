@@ -1,0 +1,232 @@
+//! From a model folder to packed weights, tensor by tensor.
+
+use std::path::Path;
+
+use jetblock_ops::causal_conv1d;
+use jetblock_ops::linear::{OperandKind, PackedMatrix, WeightRows};
+use jetblock_ops::moe::RouterConfig;
+use jetblock_ops::selective_scan;
+use jetblock_tensor::DType;
+
+use super::weights::{AttentionWeights, Layer, LinearWeights, MambaWeights, Mixer, MlpWeights, MoeWeights};
+use super::{NemotronH, Options, embeddings::Embeddings};
+use crate::ModelError;
+use crate::checkpoint::{Checkpoint, TensorView};
+use crate::config::{LayerKind, NemotronHConfig, TensorKind};
+
+/// How far loading has come, in bytes of the checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadProgress {
+    /// Bytes packed.
+    pub done: u64,
+    /// Bytes to pack.
+    pub total: u64,
+}
+
+impl NemotronH {
+    /// Loads the model folder `dir`; `progress` hears after each tensor.
+    pub fn load(dir: &Path, options: Options, progress: &mut dyn FnMut(LoadProgress)) -> Result<NemotronH, ModelError> {
+        let config = NemotronHConfig::open(dir)?;
+        let checkpoint = Checkpoint::open(dir)?;
+        NemotronH::from_checkpoint(config, &checkpoint, options, progress)
+    }
+
+    /// Packs the weights of an open checkpoint.
+    pub fn from_checkpoint(
+        config: NemotronHConfig,
+        checkpoint: &Checkpoint,
+        options: Options,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<NemotronH, ModelError> {
+        checkpoint.check(&config.tensors())?;
+        let kind = options.operands.unwrap_or_else(|| operand_kind(&config, checkpoint));
+        let total = checkpoint.infos().map(|info| info.bytes).fold(0, |sum, bytes| sum + bytes);
+        let mut loader = Loader { checkpoint, kind, progress, state: LoadProgress { done: 0, total } };
+        // The large tables first: what is packed later then finds their file pages already released.
+        let lm_head = if config.tie_word_embeddings {
+            None
+        } else {
+            Some(LinearWeights { weight: loader.matrix(kind, &["lm_head.weight"])?, bias: None })
+        };
+        let embeddings = if config.tie_word_embeddings {
+            let weight = loader.matrix(kind, &["backbone.embeddings.weight"])?;
+            Embeddings::Tied(LinearWeights { weight, bias: None })
+        } else {
+            loader.table("backbone.embeddings.weight")?
+        };
+        let mut layers = Vec::with_capacity(config.layers.len());
+        for (index, layer_kind) in config.layers.iter().enumerate() {
+            let scope = format!("backbone.layers.{index}");
+            let norm = loader.vector(&format!("{scope}.norm.weight"))?;
+            let mixer = loader.mixer(&config, *layer_kind, &format!("{scope}.mixer"))?;
+            layers.push(Layer { norm, mixer });
+        }
+        let norm_f = loader.vector("backbone.norm_f.weight")?;
+        NemotronH::new(config, options, kind, embeddings, layers, norm_f, lm_head)
+    }
+}
+
+/// The kind that NUMERICS.md section 10 gives to a model.
+fn operand_kind(config: &NemotronHConfig, checkpoint: &Checkpoint) -> OperandKind {
+    let is_linear = |kind| matches!(kind, TensorKind::Linear | TensorKind::RoutedExpert | TensorKind::LmHead);
+    let stored_bf16 = config
+        .tensors()
+        .iter()
+        .filter(|tensor| is_linear(tensor.kind))
+        .filter_map(|tensor| checkpoint.info(&tensor.name))
+        .all(|info| info.dtype.dtype() == Some(DType::BF16));
+    if config.dtype.is_none_or(|dtype| dtype == DType::BF16) && stored_bf16 { OperandKind::Bf16 } else { OperandKind::F32 }
+}
+
+struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    kind: OperandKind,
+    progress: &'a mut dyn FnMut(LoadProgress),
+    state: LoadProgress,
+}
+
+/// Bytes after which pages of a tensor that is being packed are released.
+const RELEASE_BYTES: usize = 4 << 20;
+
+impl Loader<'_> {
+    fn read(&mut self, view: &TensorView<'_>) {
+        self.checkpoint.release(view.bytes);
+        self.state.done += view.bytes.len() as u64;
+        (self.progress)(self.state);
+    }
+
+    fn vector(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let view = self.checkpoint.tensor(name)?;
+        let values = view.to_f32();
+        self.read(&view);
+        Ok(values)
+    }
+
+    fn optional_vector(&mut self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        if self.checkpoint.contains(name) { self.vector(name).map(Some) } else { Ok(None) }
+    }
+
+    /// Matrices stacked along their outputs, packed for an operand kind.
+    fn matrix(&mut self, kind: OperandKind, names: &[&str]) -> Result<PackedMatrix, ModelError> {
+        let views = names.iter().map(|name| self.checkpoint.tensor(name)).collect::<Result<Vec<_>, _>>()?;
+        let k = views[0].shape[1];
+        let parts: Vec<WeightRows<'_>> =
+            views.iter().map(|view| WeightRows { dtype: view.dtype, rows: view.shape[0], bytes: view.bytes }).collect();
+        let mut released = vec![0; parts.len()];
+        let checkpoint = self.checkpoint;
+        let packed = PackedMatrix::pack(kind, &parts, k, &mut |part, rows| {
+            let end = rows * k * parts[part].dtype.size();
+            if end - released[part] >= RELEASE_BYTES {
+                checkpoint.release(&parts[part].bytes[released[part]..end]);
+                released[part] = end;
+            }
+        })?;
+        views.iter().for_each(|view| self.read(view));
+        Ok(packed)
+    }
+
+    fn linear(&mut self, name: &str) -> Result<LinearWeights, ModelError> {
+        let weight = self.matrix(self.kind, &[&format!("{name}.weight")])?;
+        let bias = self.optional_vector(&format!("{name}.bias"))?;
+        Ok(LinearWeights { weight, bias })
+    }
+
+    /// The embedding table as stored.
+    fn table(&mut self, name: &str) -> Result<Embeddings, ModelError> {
+        let view = self.checkpoint.tensor(name)?;
+        let mut bytes = Vec::with_capacity(view.bytes.len());
+        for chunk in view.bytes.chunks(RELEASE_BYTES) {
+            bytes.extend_from_slice(chunk);
+            self.checkpoint.release(chunk);
+        }
+        let table = Embeddings::Table { dtype: view.dtype, width: view.shape[1], bytes };
+        self.read(&view);
+        Ok(table)
+    }
+
+    fn mixer(&mut self, config: &NemotronHConfig, kind: LayerKind, scope: &str) -> Result<Mixer, ModelError> {
+        Ok(match kind {
+            LayerKind::Mamba => Mixer::Mamba(Box::new(self.mamba(config, scope)?)),
+            LayerKind::Attention => Mixer::Attention(Box::new(self.attention(scope)?)),
+            LayerKind::Mlp => Mixer::Mlp(Box::new(self.mlp(scope)?)),
+            LayerKind::Moe => Mixer::Moe(Box::new(self.moe(config, scope)?)),
+        })
+    }
+
+    fn mamba(&mut self, config: &NemotronHConfig, scope: &str) -> Result<MambaWeights, ModelError> {
+        let conv_weight = self.vector(&format!("{scope}.conv1d.weight"))?;
+        Ok(MambaWeights {
+            in_proj: self.linear(&format!("{scope}.in_proj"))?,
+            conv_weight: causal_conv1d::transpose_weight(&conv_weight, config.conv_dim()),
+            conv_bias: self.optional_vector(&format!("{scope}.conv1d.bias"))?,
+            dt_bias: self.vector(&format!("{scope}.dt_bias"))?,
+            a: selective_scan::decay_rates(&self.vector(&format!("{scope}.A_log"))?),
+            d: self.vector(&format!("{scope}.D"))?,
+            norm: self.vector(&format!("{scope}.norm.weight"))?,
+            out_proj: self.linear(&format!("{scope}.out_proj"))?,
+        })
+    }
+
+    fn attention(&mut self, scope: &str) -> Result<AttentionWeights, ModelError> {
+        let parts = ["q_proj", "k_proj", "v_proj"];
+        let names = parts.map(|part| format!("{scope}.{part}.weight"));
+        let weight = self.matrix(self.kind, &names.each_ref().map(String::as_str))?;
+        let mut bias = Vec::with_capacity(weight.n());
+        let mut any = false;
+        for (part, name) in parts.iter().zip(&names) {
+            let rows = self.checkpoint.tensor(name)?.shape[0];
+            match self.optional_vector(&format!("{scope}.{part}.bias"))? {
+                Some(values) => {
+                    any = true;
+                    bias.extend(values);
+                }
+                // Adding +0 to a dot product changes nothing: it is never -0.
+                None => bias.extend(std::iter::repeat_n(0.0, rows)),
+            }
+        }
+        let qkv = LinearWeights { weight, bias: any.then_some(bias) };
+        Ok(AttentionWeights { qkv, o_proj: self.linear(&format!("{scope}.o_proj"))? })
+    }
+
+    fn mlp(&mut self, scope: &str) -> Result<MlpWeights, ModelError> {
+        Ok(MlpWeights { up: self.linear(&format!("{scope}.up_proj"))?, down: self.linear(&format!("{scope}.down_proj"))? })
+    }
+
+    fn moe(&mut self, config: &NemotronHConfig, scope: &str) -> Result<MoeWeights, ModelError> {
+        let gate = self.matrix(OperandKind::F32, &[&format!("{scope}.gate.weight")])?;
+        let latent = match config.moe_latent_size {
+            Some(_) => Some((
+                self.linear(&format!("{scope}.fc1_latent_proj"))?,
+                self.linear(&format!("{scope}.fc2_latent_proj"))?,
+            )),
+            None => None,
+        };
+        let mut moe = MoeWeights {
+            gate: LinearWeights { weight: gate, bias: None },
+            correction_bias: self.vector(&format!("{scope}.gate.e_score_correction_bias"))?,
+            router: RouterConfig {
+                n_routed_experts: config.n_routed_experts,
+                num_experts_per_tok: config.num_experts_per_tok,
+                n_group: config.n_group,
+                topk_group: config.topk_group,
+                norm_topk_prob: config.norm_topk_prob,
+                routed_scaling_factor: config.routed_scaling_factor,
+            },
+            up: Vec::new(),
+            down: Vec::new(),
+            up_bias: Vec::new(),
+            down_bias: Vec::new(),
+            shared: self.mlp(&format!("{scope}.shared_experts"))?,
+            latent,
+        };
+        moe.router.check()?;
+        for e in 0..config.n_routed_experts {
+            let MlpWeights { up, down } = self.mlp(&format!("{scope}.experts.{e}"))?;
+            moe.up.push(up.weight);
+            moe.down.push(down.weight);
+            moe.up_bias.extend(up.bias);
+            moe.down_bias.extend(down.bias);
+        }
+        Ok(moe)
+    }
+}

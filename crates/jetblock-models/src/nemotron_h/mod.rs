@@ -1,0 +1,183 @@
+//! The Nemotron-H / Nemotron 3 family: Mamba-2, attention, MLP and mixture-of-experts layers in any order.
+//!
+//! Every layer is one mixer behind one rms_norm with one residual addition. The arithmetic is NUMERICS.md sections 7-10.
+
+mod embeddings;
+mod forward;
+mod kernels;
+mod load;
+mod weights;
+
+use jetblock_ops::attention::{Attention, KvCache, KvCacheConfig};
+use jetblock_ops::linear::OperandKind;
+use jetblock_tensor::{DType, Digest, digest};
+
+pub use forward::{LogitRows, Piece, PieceResult};
+pub use kernels::{Contract, Kernels};
+pub use load::LoadProgress;
+
+pub(crate) use forward::linear;
+pub(crate) use weights::{LinearWeights, MoeWeights};
+
+use crate::ModelError;
+use crate::config::{LayerKind, NemotronHConfig};
+use crate::state::{LayerState, MambaDims, SequenceState};
+use crate::workspace::Workspace;
+use embeddings::Embeddings;
+use weights::{Layer, Mixer};
+
+/// Choices that are part of every request's key: each combination has its own bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Operand kind of the linear layers; by the model's dtypes where `None`.
+    pub operands: Option<OperandKind>,
+    /// Dtype of the KV cache, f32 or bf16; as the operand kind where `None`.
+    pub kv_dtype: Option<DType>,
+    /// Keys in an attention block: 64, 128 or 256.
+    pub split: usize,
+    /// Whether equal router scores are ordered by a hash instead of by the lower expert.
+    pub hash_ties: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { operands: None, kv_dtype: None, split: Attention::DEFAULT_SPLIT, hash_ties: false }
+    }
+}
+
+/// A loaded model. It is never changed by use; any number of sequences and threads share it.
+#[derive(Debug)]
+pub struct NemotronH {
+    config: NemotronHConfig,
+    options: Options,
+    kind: OperandKind,
+    kv_dtype: DType,
+    fingerprint: Digest,
+    embeddings: Embeddings,
+    layers: Vec<Layer>,
+    norm_f: Vec<f32>,
+    /// `None` when tied to the embeddings.
+    lm_head: Option<LinearWeights>,
+}
+
+impl NemotronH {
+    fn new(
+        config: NemotronHConfig,
+        options: Options,
+        kind: OperandKind,
+        embeddings: Embeddings,
+        layers: Vec<Layer>,
+        norm_f: Vec<f32>,
+        lm_head: Option<LinearWeights>,
+    ) -> Result<NemotronH, ModelError> {
+        let by_kind = match kind {
+            OperandKind::Bf16 => DType::BF16,
+            OperandKind::F32 => DType::F32,
+        };
+        let kv_dtype = options.kv_dtype.unwrap_or(by_kind);
+        if kv_dtype == DType::F16 {
+            return Err(ModelError::Option { field: "kv_dtype", expected: "f32 or bf16", got: kv_dtype.to_string() });
+        }
+        if ![64, 128, 256].contains(&options.split) {
+            return Err(ModelError::Option { field: "split", expected: "64, 128 or 256", got: options.split.to_string() });
+        }
+        let key = format!("{config:?} {options:?} {kind:?} {kv_dtype}");
+        let fingerprint = digest::combine(&key, &[]);
+        Ok(NemotronH { config, options, kind, kv_dtype, fingerprint, embeddings, layers, norm_f, lm_head })
+    }
+
+    /// The configuration it was loaded with.
+    pub fn config(&self) -> &NemotronHConfig {
+        &self.config
+    }
+
+    /// The operand kind of its linear layers.
+    pub fn operand_kind(&self) -> OperandKind {
+        self.kind
+    }
+
+    /// The dtype of its KV caches.
+    pub fn kv_dtype(&self) -> DType {
+        self.kv_dtype
+    }
+
+    pub(crate) fn fingerprint(&self) -> &Digest {
+        &self.fingerprint
+    }
+
+    /// Scratch memory for its steps.
+    pub fn workspace(&self) -> Workspace {
+        Workspace::new(self.kind)
+    }
+
+    /// The state of a sequence without tokens.
+    pub fn new_state(&self) -> SequenceState {
+        let config = &self.config;
+        let layer = |kind: &LayerKind| match kind {
+            LayerKind::Mamba => {
+                let dims = MambaDims {
+                    heads: config.mamba_num_heads,
+                    head_dim: config.mamba_head_dim,
+                    state: config.ssm_state_size,
+                    conv_dim: config.conv_dim(),
+                    taps: config.conv_kernel,
+                };
+                LayerState::Mamba { conv: vec![0.0; dims.conv_len()], ssm: vec![0.0; dims.ssm_len()], dims }
+            }
+            LayerKind::Attention => {
+                let cache = KvCache::new(self.kv_cache_config());
+                LayerState::Attention(cache.expect("the configuration and the KV dtype were checked at load"))
+            }
+            LayerKind::Mlp | LayerKind::Moe => LayerState::None,
+        };
+        SequenceState {
+            fingerprint: self.fingerprint,
+            tokens: 0,
+            layers: config.layers.iter().map(layer).collect(),
+            failed: None,
+        }
+    }
+
+    pub(crate) fn kv_cache_config(&self) -> KvCacheConfig {
+        KvCacheConfig {
+            num_key_value_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
+            kind: self.kind,
+            dtype: self.kv_dtype,
+        }
+    }
+
+    /// Bytes of memory that the packed weights take.
+    pub fn bytes(&self) -> usize {
+        let layers = self.layers.iter().map(|layer| 4 * layer.norm.len() + layer.mixer.bytes());
+        let head = self.lm_head.as_ref().map_or(0, LinearWeights::bytes);
+        layers.fold(head + self.embeddings.bytes() + 4 * self.norm_f.len(), |sum, bytes| sum + bytes)
+    }
+}
+
+impl LinearWeights {
+    fn bytes(&self) -> usize {
+        self.weight.bytes() + 4 * self.bias.as_ref().map_or(0, Vec::len)
+    }
+}
+
+impl Mixer {
+    fn bytes(&self) -> usize {
+        let mlp = |m: &weights::MlpWeights| m.up.bytes() + m.down.bytes();
+        match self {
+            Mixer::Mamba(w) => {
+                let small = [&w.conv_weight, &w.dt_bias, &w.a, &w.d, &w.norm].map(Vec::len);
+                let vectors = small.iter().fold(w.conv_bias.as_ref().map_or(0, Vec::len), |sum, len| sum + len);
+                w.in_proj.bytes() + w.out_proj.bytes() + 4 * vectors
+            }
+            Mixer::Attention(w) => w.qkv.bytes() + w.o_proj.bytes(),
+            Mixer::Mlp(w) => mlp(w),
+            Mixer::Moe(w) => {
+                let experts = w.up.iter().chain(&w.down).fold(0, |sum, expert| sum + expert.bytes());
+                let biases = w.up_bias.iter().chain(&w.down_bias).fold(0, |sum, bias| sum + 4 * bias.len());
+                let latent = w.latent.as_ref().map_or(0, |(fc1, fc2)| fc1.bytes() + fc2.bytes());
+                w.gate.bytes() + 4 * w.correction_bias.len() + mlp(&w.shared) + latent + experts + biases
+            }
+        }
+    }
+}
