@@ -11,7 +11,7 @@ use jetblock_numerics::{paint, round};
 use jetblock_ops::linear::{
     Epilogue, Linear, OperandKind, PackedMatrix, Prepared, WeightRows, linear,
 };
-use jetblock_simd::{Cpu, Level, prefer_huge_pages};
+use jetblock_simd::{Cpu, HugeVec, Level};
 use jetblock_tensor::DType;
 
 /// What the read bandwidth is measured on.
@@ -108,9 +108,8 @@ fn main() -> anyhow::Result<()> {
             "format", "N = K", "M", "GFLOP/s", "of peak", "GB/s", "of read bandwidth"
         );
     }
-    let mut memory = Vec::with_capacity(READ_BYTES / 4);
-    prefer_huge_pages(memory.spare_capacity_mut());
-    memory.resize(READ_BYTES / 4, 1_f32);
+    let mut memory = HugeVec::with_capacity(READ_BYTES / 4);
+    memory.extend_with(READ_BYTES / 4, 1_f32);
     for name in &args.formats {
         let format = Format::new(name)?;
         for &size in &args.sizes {

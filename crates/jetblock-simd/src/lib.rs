@@ -25,6 +25,6 @@ mod neon;
 
 pub use cpu::{Cpu, CpuError, Share};
 pub use level::{Kernel, Level};
-pub use memory::prefer_huge_pages;
+pub use memory::HugeVec;
 pub use simd::Simd;
 pub use tile::{TileMut, steps, tiles};

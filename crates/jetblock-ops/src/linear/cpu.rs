@@ -22,7 +22,7 @@ const MIN_TASK: usize = 1 << 20;
 
 /// Rows from which a block takes longer to work on than to read, so that the next one is worth asking for. With
 /// fewer rows the kernel is a plain stream, which the processor's own prefetcher does best.
-const PREFETCH_ROWS: usize = 5;
+const PREFETCH_ROWS: usize = 6;
 
 pub(super) fn run(cpu: &Cpu, jobs: Vec<LinearJob<'_>>) {
     let pieces = pieces_per_job(cpu.threads(), &jobs);
@@ -156,12 +156,17 @@ impl Task<'_> {
                         rows: &self.rows,
                         first_row: first,
                     };
-                    // Rows x vectors of a register tile: as many accumulators as leave registers for the operands.
+                    let two = W::K_STEP == 2;
                     match S::LEVEL {
-                        Level::Avx512Bf16 => block.add::<S, W, 4, 6>(simd, totals),
-                        Level::Avx512 | Level::Neon => block.add::<S, W, 4, 4>(simd, totals),
-                        Level::Avx2 => block.add::<S, W, 2, 4>(simd, totals),
-                        Level::Scalar => block.add::<S, W, 8, 1>(simd, totals),
+                        Level::Avx512 if two => block.add::<S, W, 4, 4, 4>(simd, totals),
+                        Level::Avx512Bf16 | Level::Avx512 => {
+                            block.add::<S, W, 4, 4, 6>(simd, totals)
+                        }
+                        Level::Neon if two => block.add::<S, W, 16, 4, 4>(simd, totals),
+                        Level::Neon => block.add::<S, W, 16, 4, 6>(simd, totals),
+                        Level::Avx2 if two => block.add::<S, W, 8, 2, 4>(simd, totals),
+                        Level::Avx2 => block.add::<S, W, 8, 2, 6>(simd, totals),
+                        Level::Scalar => block.add::<S, W, 8, 8, 1>(simd, totals),
                     }
                     start += block_steps;
                 }
@@ -287,8 +292,18 @@ struct Block<'a, C, X> {
 
 impl<C: Copy, X: Copy> Block<'_, C, X> {
     /// Adds the block to the totals of all rows, in groups of at most `MR` that are as equal as can be.
+    ///
+    /// A register tile is `MR` rows by `NV` vectors: as many chains as leave registers for the operands, of which
+    /// the bf16 kind needs twice as many where it takes its pairs apart. A single row takes `N1` vectors: few chains
+    /// would wait for each other.
     #[inline(always)]
-    fn add<S: Simd, W: Weight<Cell = C, X = X>, const NV: usize, const MR: usize>(
+    fn add<
+        S: Simd,
+        W: Weight<Cell = C, X = X>,
+        const N1: usize,
+        const NV: usize,
+        const MR: usize,
+    >(
         &self,
         simd: S,
         totals: &mut [[f32; PANEL]],
@@ -302,7 +317,7 @@ impl<C: Copy, X: Copy> Block<'_, C, X> {
             // The groups share the lines of the next block, so that it arrives while this one is worked on.
             let ahead = lines * group / groups * line..lines * (group + 1) / groups * line;
             match end - at {
-                1 => self.tile::<S, W, NV, 1>(simd, at, ahead, totals),
+                1 => self.tile::<S, W, N1, 1>(simd, at, ahead, totals),
                 2 => self.tile::<S, W, NV, 2>(simd, at, ahead, totals),
                 3 => self.tile::<S, W, NV, 3>(simd, at, ahead, totals),
                 4 => self.tile::<S, W, NV, 4>(simd, at, ahead, totals),

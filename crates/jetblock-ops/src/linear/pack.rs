@@ -4,7 +4,7 @@
 //! operands of 64 neighbouring outputs side by side: one vector lane per output.
 
 use jetblock_numerics::round;
-use jetblock_simd::prefer_huge_pages;
+use jetblock_simd::HugeVec;
 use jetblock_tensor::DType;
 
 use super::{OP, OperandKind};
@@ -26,10 +26,10 @@ pub(super) struct PanelRow<T>(pub(super) [T; PANEL]);
 #[derive(Debug)]
 pub(super) enum Panels {
     /// Operands of the bf16 kind: the pair (2i, 2i + 1) per step, the even one in the low half.
-    Pairs(Vec<PanelRow<u32>>),
-    F32(Vec<PanelRow<f32>>),
-    Bf16(Vec<PanelRow<u16>>),
-    F16(Vec<PanelRow<u16>>),
+    Pairs(HugeVec<PanelRow<u32>>),
+    F32(HugeVec<PanelRow<f32>>),
+    Bf16(HugeVec<PanelRow<u16>>),
+    F16(HugeVec<PanelRow<u16>>),
 }
 
 /// Rows of a weight matrix as they lie in a checkpoint file: little-endian, row-major, at any alignment.
@@ -148,9 +148,9 @@ impl PackedMatrix {
     /// Memory in bytes, padding included.
     pub fn bytes(&self) -> usize {
         match &self.panels {
-            Panels::Pairs(rows) => size_of_val(rows.as_slice()),
-            Panels::F32(rows) => size_of_val(rows.as_slice()),
-            Panels::Bf16(rows) | Panels::F16(rows) => size_of_val(rows.as_slice()),
+            Panels::Pairs(rows) => size_of_val(&rows[..]),
+            Panels::F32(rows) => size_of_val(&rows[..]),
+            Panels::Bf16(rows) | Panels::F16(rows) => size_of_val(&rows[..]),
         }
     }
 
@@ -220,15 +220,13 @@ impl Source<'_> {
         k_step: usize,
         on_rows_done: &mut dyn FnMut(usize, usize),
         fill: impl Fn(DType, &mut [PanelRow<T>], usize, &[u8]),
-    ) -> Vec<PanelRow<T>> {
+    ) -> HugeVec<PanelRow<T>> {
         let steps = self.k.div_ceil(k_step);
-        let mut rows = Vec::new();
-        rows.reserve_exact(self.panels * steps);
-        prefer_huge_pages(rows.spare_capacity_mut());
+        let mut rows = HugeVec::with_capacity(self.panels * steps);
         let mut cursor = Cursor { part: 0, row: 0 };
         for _ in 0..self.panels {
             let start = rows.len();
-            rows.resize(start + steps, PanelRow([T::default(); PANEL]));
+            rows.extend_with(steps, PanelRow([T::default(); PANEL]));
             let panel = &mut rows[start..];
             let (columns, next) = self.columns(cursor);
             for first in (0..steps).step_by(PACK_STEPS) {
