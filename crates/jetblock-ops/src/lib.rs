@@ -14,7 +14,9 @@
 pub mod activation;
 pub mod attention;
 pub mod causal_conv1d;
+pub mod embedding;
 pub mod linear;
+pub mod moe;
 pub mod rms_norm;
 pub mod rms_norm_gated;
 pub mod selective_scan;
