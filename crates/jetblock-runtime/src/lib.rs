@@ -1,1 +1,27 @@
 //! Text in, text out: tokenizer, chat template, sampler, scheduler, streaming generation.
+#![forbid(unsafe_code)]
+
+mod chat_template;
+mod civil_time;
+mod error;
+mod generation_config;
+mod message;
+mod python_json;
+mod reasoning;
+mod session;
+mod stop;
+mod tokenizer;
+mod tokenizer_config;
+
+pub use chat_template::{ADDITIONAL_TEMPLATES_FOLDER, CHAT_TEMPLATE_FILE, ChatRequest, ChatTemplate, FUEL};
+pub use civil_time::CivilTime;
+pub use error::TextError;
+pub use generation_config::{GENERATION_CONFIG_FILE, GenerationConfig};
+pub use message::{FunctionCall, Message, ToolCall};
+pub use reasoning::{Delta, ReasoningSplitter, THINK_END, THINK_START, prompt_opens_thinking};
+pub use session::{Completion, Prompt, Session, SessionError, TextRequest};
+pub use stop::{MAX_STOP_BYTES, MAX_STOP_STRINGS, StopMatcher, StopTokens};
+pub use tokenizer::{
+    AddSpecialTokens, MAX_TEXT_BYTES, SkipSpecialTokens, StreamDecoder, TOKENIZER_FILE, Tokenizer,
+};
+pub use tokenizer_config::{AddedToken, TOKENIZER_CONFIG_FILE, TokenizerConfig};
