@@ -28,6 +28,9 @@ struct Args {
     /// Instruction-set level; the best one if absent.
     #[arg(long)]
     isa: Option<Level>,
+    /// With several threads, count their processor time instead of the wall: what they would reach if none waited.
+    #[arg(long)]
+    busy: bool,
     /// Turns a shape takes.
     #[arg(long, default_value_t = 9)]
     turns: usize,
@@ -146,15 +149,15 @@ fn measure(
     let mut out = vec![0.0; m * n];
     let mut next = weights.iter().cycle();
     let mut regions = memory.chunks(memory.len() / 8).cycle();
-    let clock = if args.threads == 1 {
-        Clock::Thread
-    } else {
-        Clock::Wall
+    let threads = args.threads as f64;
+    let (clock, concurrent) = match args.threads {
+        1 => (Clock::Thread, 1.0),
+        _ if args.busy => (Clock::Process, threads),
+        _ => (Clock::Wall, 1.0),
     };
     let (mut flops, mut of_peak, mut bytes, mut of_bandwidth) = (vec![], vec![], vec![], vec![]);
     for _ in 0..args.turns {
-        let scale = args.threads as f64;
-        let peak = scale
+        let peak = threads
             * rate(Clock::Thread, LEAST, || match format.kind {
                 OperandKind::Bf16 => limits::dot_pairs_flops(cpu.level()),
                 OperandKind::F32 => limits::fma_flops(cpu.level()),
@@ -162,22 +165,23 @@ fn measure(
         let bandwidth = rate(Clock::Thread, LEAST, || {
             limits::read_bytes(cpu.level(), regions.next().expect("a cycle"))
         });
-        let calls = rate(clock, LEAST, || {
-            let weight = next.next().expect("a cycle");
-            prepared.prepare_into(cpu, &x, k).expect("whole rows");
-            linear(
-                cpu,
-                Linear {
-                    x: &prepared,
-                    weight,
-                    bias: None,
-                    epilogue: Epilogue::None,
-                },
-                &mut out,
-            )
-            .expect("the lengths agree");
-            1.0
-        });
+        let calls = concurrent
+            * rate(clock, LEAST, || {
+                let weight = next.next().expect("a cycle");
+                prepared.prepare_into(cpu, &x, k).expect("whole rows");
+                linear(
+                    cpu,
+                    Linear {
+                        x: &prepared,
+                        weight,
+                        bias: None,
+                        epilogue: Epilogue::None,
+                    },
+                    &mut out,
+                )
+                .expect("the lengths agree");
+                1.0
+            });
         let (work, read) = (
             calls * (2 * m * n * k) as f64,
             calls * weights[0].bytes() as f64,

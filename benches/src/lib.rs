@@ -27,6 +27,8 @@ pub fn rate(clock: Clock, least: Duration, mut f: impl FnMut() -> f64) -> f64 {
 pub enum Clock {
     /// Processor time of the calling thread.
     Thread,
+    /// Processor time of all threads together.
+    Process,
     /// Time on the wall, for work on several threads.
     Wall,
 }
@@ -35,6 +37,7 @@ impl Clock {
     fn now(self) -> Duration {
         let id = match self {
             Clock::Thread => libc::CLOCK_THREAD_CPUTIME_ID,
+            Clock::Process => libc::CLOCK_PROCESS_CPUTIME_ID,
             Clock::Wall => libc::CLOCK_MONOTONIC,
         };
         let mut time = libc::timespec {

@@ -20,6 +20,8 @@ const MIN_ROWS: usize = 24;
 /// Multiply-adds worth a task of their own; about 20 microseconds.
 const MIN_TASK: usize = 1 << 20;
 
+/// Bytes of a cache line.
+const LINE_BYTES: usize = 64;
 /// Rows from which a block takes longer to work on than to read, so that the next one is worth asking for. With
 /// fewer rows the kernel is a plain stream, which the processor's own prefetcher does best.
 const PREFETCH_ROWS: usize = 6;
@@ -310,21 +312,28 @@ impl<C: Copy, X: Copy> Block<'_, C, X> {
     ) {
         let m = totals.len();
         let groups = m.div_ceil(MR);
-        let line = 64 / size_of::<C>();
-        let lines = if m < PREFETCH_ROWS { 0 } else { PANEL / line };
         for group in 0..groups {
-            let (at, end) = (m * group / groups, m * (group + 1) / groups);
-            // The groups share the lines of the next block, so that it arrives while this one is worked on.
-            let ahead = lines * group / groups * line..lines * (group + 1) / groups * line;
-            match end - at {
-                1 => self.tile::<S, W, N1, 1>(simd, at, ahead, totals),
-                2 => self.tile::<S, W, NV, 2>(simd, at, ahead, totals),
-                3 => self.tile::<S, W, NV, 3>(simd, at, ahead, totals),
-                4 => self.tile::<S, W, NV, 4>(simd, at, ahead, totals),
-                5 => self.tile::<S, W, NV, 5>(simd, at, ahead, totals),
-                _ => self.tile::<S, W, NV, 6>(simd, at, ahead, totals),
+            match m * (group + 1) / groups - m * group / groups {
+                1 => self.tile::<S, W, N1, 1>(simd, group, groups, totals),
+                2 => self.tile::<S, W, NV, 2>(simd, group, groups, totals),
+                3 => self.tile::<S, W, NV, 3>(simd, group, groups, totals),
+                4 => self.tile::<S, W, NV, 4>(simd, group, groups, totals),
+                5 => self.tile::<S, W, NV, 5>(simd, group, groups, totals),
+                _ => self.tile::<S, W, NV, 6>(simd, group, groups, totals),
             }
         }
+    }
+
+    /// The cells of each step of the next block that a pass asks for: passes over one block share its lines, so that
+    /// the next arrives while this one is worked on.
+    #[inline(always)]
+    fn ahead(rows: usize, pass: usize, passes: usize) -> Range<usize> {
+        if passes == 1 && rows < PREFETCH_ROWS {
+            return 0..0;
+        }
+        let line = LINE_BYTES / size_of::<C>();
+        let lines = PANEL / line;
+        lines * pass / passes * line..lines * (pass + 1) / passes * line
     }
 
     /// `MR` rows: chains in registers, then one addition to each total.
@@ -332,30 +341,31 @@ impl<C: Copy, X: Copy> Block<'_, C, X> {
     fn tile<S: Simd, W: Weight<Cell = C, X = X>, const NV: usize, const MR: usize>(
         &self,
         simd: S,
-        at: usize,
-        ahead: Range<usize>,
+        group: usize,
+        groups: usize,
         totals: &mut [[f32; PANEL]],
     ) {
         let weights = self.weights;
+        let at = totals.len() * group / groups;
         let totals = &mut totals[at..][..MR];
         let mut x: [&[X]; MR] = [&[]; MR];
         for r in 0..MR {
-            x[r] = self.x.run(
-                self.rows.at(self.first_row + at + r),
-                self.start,
-                weights.len(),
-            );
+            let row = self.rows.at(self.first_row + at + r);
+            x[r] = self.x.run(row, self.start, weights.len());
         }
+        let columns = PANEL / (NV * S::LANES);
         let mut column = 0;
         while column < PANEL {
+            let pass = group * columns + column / (NV * S::LANES);
+            let ahead = Self::ahead(MR, pass, groups * columns);
             let mut chains = [[S::F::splat(0.0); NV]; MR];
             for i in 0..weights.len() {
                 let row = &weights[i].0;
-                if column == 0 && i < self.next.len() {
+                if i < self.next.len() {
                     let mut cell = ahead.start;
                     while cell < ahead.end {
                         simd.prefetch(&self.next[i].0[cell]);
-                        cell += 64 / size_of::<C>();
+                        cell += LINE_BYTES / size_of::<C>();
                     }
                 }
                 let mut w = [W::load(simd, &row[column..]); NV];
