@@ -1,0 +1,18 @@
+"""python -m tests.second_implementation"""
+
+import sys
+from pathlib import Path
+
+from . import goldens
+from .report import Report
+
+
+def main():
+    root = Path(__file__).resolve().parents[2]
+    report = Report()
+    goldens.run(report, root)
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""Compares this implementation with the golden vectors, bit for bit, each file with a wrong variant that must differ."""
+
+import json
+
+import numpy as np
+
+from . import arith, functions, paint, reduce, rng
+from .arith import F32, U32, bits, f32, from_bits
+
+NUMERICS = "crates/jetblock-numerics/golden/v1"
+EXPECTED = ["functions.json", "paint.json", "pow.json", "reduce.json", "rng.json", "round.json"]
+
+
+def load(path):
+    data = json.loads(path.read_text())
+    if data["numerics_version"] != 1:
+        raise ValueError(f"{path.name}: version {data['numerics_version']}")
+    return data["entries"]
+
+
+def pattern_list(words, dtype=U32):
+    return np.array([int(w, 16) for w in words], dtype)
+
+
+def describe(spec):
+    if isinstance(spec, list):
+        return f"{len(spec)} values"
+    return f"{spec['paint']} seed {spec['seed']}" + (f" times 2^{spec['scale']}" if spec["scale"] else "") + f", {spec['count']} values"
+
+
+def count_different(got, want):
+    return "" if np.array_equal(got, want) else f"{int((got != want).sum())} of {want.size} differ"
+
+
+def check_functions(report, entries):
+    wrong = 0
+    for e in entries:
+        x = paint.golden_input(e["input"])
+        y = getattr(functions, e["function"])(x)
+        name = f"{e['function']}: {describe(e['input'])}"
+        if "digest" in e:
+            got = f"{paint.golden_digest(y):016x}"
+            report.add(name, got == e["digest"], "digest")
+        else:
+            want = pattern_list(e["output"])
+            report.add(name, np.array_equal(bits(y), want), count_different(bits(y), want))
+        if e["function"] in ("exp", "log", "tanh") and "digest" in e:
+            libm = arith.canonical(getattr(np, e["function"])(x.astype(np.float64)).astype(F32))
+            wrong += paint.golden_digest(libm) == int(e["digest"], 16)
+    report.add("control: correctly rounded exp, log and tanh differ", wrong == 0)
+
+
+def check_paint(report, entries):
+    for e in entries:
+        y = paint.PAINTS[e["paint"]](e["seed"], np.array(e["indices"], U32))
+        want = pattern_list(e["output"])
+        report.add(f"{e['paint']} seed {e['seed']}", np.array_equal(bits(y), want), count_different(bits(y), want))
+
+
+def check_pow(report, entries):
+    for e in entries:
+        x, y = paint.golden_input(e["x"]), paint.golden_input(e["y"])
+        if e.get("base") == "absolute values":
+            x = np.abs(x)
+        want = pattern_list(e["output"])
+        got = bits(functions.pow(x, y))
+        what = describe(e["x"]) if isinstance(e["x"], dict) else "x = " + " ".join(e["x"])
+        report.add(f"pow: {what}", np.array_equal(got, want), count_different(got, want))
+
+
+def _multiply_then_add(a, b):
+    total = F32(0)
+    for start in range(0, len(a), 256):
+        p = F32(0)
+        for product in a[start : start + 256] * b[start : start + 256]:
+            p = p + product
+        total = total + p
+    return total
+
+
+def _ascending(a):
+    total = F32(0)
+    for x in a:
+        total = total + x
+    return total
+
+
+REDUCTIONS = {
+    "dot_f32": lambda a, b: reduce.dot_long(a, b, "f32"),
+    "dot32": lambda a, b: reduce.dot_long(a, b, "f32", block=32),
+    "dot_bf16": lambda a, b: reduce.dot_long(arith.operand(a), arith.operand(b), "bf16"),
+    "sum": lambda a, b: reduce.sum_last(a),
+    "sum_of_squares": lambda a, b: reduce.sum_of_squares(a),
+    "max": lambda a, b: arith.max_last(a),
+    "cumsum_last": lambda a, b: reduce.cumsum(a)[-1] if len(a) else F32(0),
+}
+WRONG = {
+    "dot_f32": ("product rounded before the sum", _multiply_then_add),
+    "dot32": ("blocks of 256", REDUCTIONS["dot_f32"]),
+    "dot_bf16": ("even element of a pair first", lambda a, b: reduce.dot_long(arith.operand(a), arith.operand(b), "bf16", odd_first=False)),
+    "sum": ("one ascending chain", lambda a, b: _ascending(a)),
+    "cumsum_last": ("one ascending chain", lambda a, b: _ascending(a)),
+}
+
+
+def check_reduce(report, entries):
+    for e in entries:
+        name, lengths = e["function"], e["lengths"]
+        a, b = (paint.uniform(seed, np.arange(max(lengths), dtype=U32)) for seed in e["seeds"])
+        want = pattern_list(e["output"])
+        run = lambda f, ns: np.array([bits(arith.canonical(f(a[:n], b[:n]))) for n in ns], U32)
+        got = run(REDUCTIONS[name], lengths)
+        report.add(f"{name}: {len(lengths)} lengths up to {max(lengths)}", np.array_equal(got, want), count_different(got, want))
+        if name in WRONG:
+            what, f = WRONG[name]
+            short = [n for n in lengths if n < 50000]
+            different = int((run(f, short) != want[: len(short)]).sum())
+            report.add(f"control: {name}, {what}, differs", different > 0, f"at {different} of {len(short)} lengths")
+
+
+def check_rng(report, entries):
+    known = rng.philox((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0))
+    report.add("known answer", known == (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1))
+    for e in entries:
+        if e["function"] == "words":
+            at = (int(e["seed"], 16), e["position"], e["sample"], e["domain"])
+            same = list(rng.words(*at)) == [int(w, 16) for w in e["words"]]
+            report.add(f"words: seed {e['seed']} position {e['position']}", same and rng.draw(*at) == int(e["uniform_u64"], 16))
+        else:
+            got = [f"{rng.tie_hash(i // 4, 1000 * i, i):08x}" for i in range(len(e["output"]))]
+            report.add(f"tie_hash: {e['of']}", got == e["output"])
+    report.add("control: nine rounds differ", rng.philox((0, 0, 0, 0), (0, 0), 9) != rng.philox((0, 0, 0, 0), (0, 0)))
+
+
+def check_round(report, entries):
+    for e in entries:
+        name = e["function"]
+        if name == "f16_to_f32":
+            got, want = bits(arith.f16_to_f32(pattern_list(e["input"], np.uint16))), pattern_list(e["output"])
+        else:
+            f = {"f32_to_bf16": arith.f32_to_bf16, "bf16_operand": arith.operand_bf16, "f32_to_f16": arith.f32_to_f16}[name]
+            got, want = f(from_bits(pattern_list(e["input"]))), pattern_list(e["output"], np.uint16)
+        report.add(f"{name}: {len(want)} values", np.array_equal(got, want), count_different(got, want))
+        if name == "f32_to_bf16":
+            cut = (pattern_list(e["input"]) >> 16).astype(np.uint16)
+            report.add("control: f32_to_bf16 by cutting differs", not np.array_equal(cut, want))
+
+
+CHECKS = {
+    "functions.json": check_functions,
+    "paint.json": check_paint,
+    "pow.json": check_pow,
+    "reduce.json": check_reduce,
+    "rng.json": check_rng,
+    "round.json": check_round,
+}
+
+
+def run(report, root):
+    for name in EXPECTED:
+        path = root / NUMERICS / name
+        report.section(f"{NUMERICS}/{name}")
+        if not path.exists():
+            report.missing(name, "no such file")
+            continue
+        CHECKS[name](report, load(path))
+    for path in sorted((root / NUMERICS).glob("*.json")):
+        if path.name not in CHECKS:
+            report.missing(path.name, "this implementation has no check for that file")
