@@ -251,6 +251,22 @@ fn short_chains_at_the_edge_of_overflow() {
 }
 
 #[test]
+fn totals_start_at_plus_zero() {
+    let (x, w) = ([power_of_two(-100); 3], [-power_of_two(-100); 3]);
+    let weight = Stored::new(DType::F32, 3, &w);
+    let y = weight.reference(OperandKind::F32, &x, None, Epilogue::None);
+    assert_bits_equal("a chain that underflows to -0", &y, &[0.0]);
+    check(
+        "underflow",
+        OperandKind::F32,
+        &weight,
+        &x,
+        None,
+        Epilogue::None,
+    );
+}
+
+#[test]
 fn bias_and_relu2() {
     let (m, n, k) = (9, 65, 40);
     let (x, bias) = (painted(15, m * k), painted(16, n));
