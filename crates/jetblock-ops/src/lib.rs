@@ -19,6 +19,7 @@ pub mod linear;
 pub mod moe;
 pub mod rms_norm;
 pub mod rms_norm_gated;
+pub mod sampling;
 pub mod selective_scan;
 pub mod softmax;
 

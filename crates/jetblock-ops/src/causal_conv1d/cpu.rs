@@ -1,6 +1,7 @@
 //! The convolution with lanes over channels, threads over blocks of channels of one sequence.
 
 use std::ops::Range;
+use std::slice;
 
 use jetblock_numerics::math::silu;
 use jetblock_numerics::{Lanes, canonical};
@@ -36,10 +37,11 @@ impl CausalConv1d<'_> {
         let longest = rows.iter().map(Range::len).max().unwrap_or(0).max(1);
         let columns = steps(channels, (GRAIN / longest).max(CHANNELS));
 
+        let carried = 0..self.history();
         let mut out = tiles(out, channels, &rows, &columns).into_iter();
         let mut blocks = Vec::with_capacity(out.len());
         for (rows, state) in rows.iter().zip(states) {
-            for (state, columns) in tiles(state, channels, &[0..self.history()], &columns)
+            for (state, columns) in tiles(state, channels, slice::from_ref(&carried), &columns)
                 .into_iter()
                 .zip(&columns)
             {
