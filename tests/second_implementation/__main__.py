@@ -3,13 +3,14 @@
 import sys
 from pathlib import Path
 
-from . import goldens
+from . import goldens, selfcheck
 from .report import Report
 
 
 def main():
     root = Path(__file__).resolve().parents[2]
     report = Report()
+    selfcheck.run(report)
     goldens.run(report, root)
     return report.finish()
 

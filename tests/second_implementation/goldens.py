@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 
-from . import arith, functions, paint, reduce, rng
-from .arith import F32, U32, bits, f32, from_bits
+from . import arith, functions, paint, reduce, rng, sampling
+from .arith import F32, U32, bits, from_bits
 
 NUMERICS = "crates/jetblock-numerics/golden/v1"
-EXPECTED = ["functions.json", "paint.json", "pow.json", "reduce.json", "rng.json", "round.json"]
+OPS = "crates/jetblock-ops/golden/v1"
 
 
 def load(path):
@@ -146,24 +146,49 @@ def check_round(report, entries):
             report.add("control: f32_to_bf16 by cutting differs", not np.array_equal(cut, want))
 
 
+def _settings(params):
+    values = {}
+    for name, value in params.items():
+        if name == "logit_bias":
+            values[name] = {i: float(from_bits(int(b, 16))) for i, b in value}
+        else:
+            values[name] = value if name == "top_k" else float(from_bits(int(value, 16)))
+    return sampling.Settings(**values)
+
+
+def check_sampling(report, entries):
+    moved = 0
+    for e in entries:
+        logits, s = paint.golden_input(e["logits"]), _settings(e["params"])
+        at = (e["seed"], e["position"], e["sample_index"], e["prompt_ids"], e["output_ids"])
+        got = sampling.sample(logits, s, *at)
+        what = " ".join(f"{name} {value:g}" if not isinstance(value, dict) else name for name, value in vars(s).items() if name in e["params"])
+        name = f"{e['logits']['count']} logits, seed {e['seed']}, position {e['position']}, sample {e['sample_index']}" + (f", {what}" if what else "")
+        report.add(name, got == e["id"], f"token {got}" if got == e["id"] else f"token {got}, not {e['id']}")
+        moved += sampling.sample(logits, s, e["seed"], e["position"] + 1, *at[2:]) != e["id"]
+    report.add("control: one position further differs", moved > len(entries) // 2, f"for {moved} of {len(entries)}")
+
+
 CHECKS = {
-    "functions.json": check_functions,
-    "paint.json": check_paint,
-    "pow.json": check_pow,
-    "reduce.json": check_reduce,
-    "rng.json": check_rng,
-    "round.json": check_round,
+    f"{NUMERICS}/functions.json": check_functions,
+    f"{NUMERICS}/paint.json": check_paint,
+    f"{NUMERICS}/pow.json": check_pow,
+    f"{NUMERICS}/reduce.json": check_reduce,
+    f"{NUMERICS}/rng.json": check_rng,
+    f"{NUMERICS}/round.json": check_round,
+    f"{OPS}/sampling.json": check_sampling,
 }
 
 
 def run(report, root):
-    for name in EXPECTED:
-        path = root / NUMERICS / name
-        report.section(f"{NUMERICS}/{name}")
-        if not path.exists():
+    for name, check in CHECKS.items():
+        report.section(name)
+        if (root / name).exists():
+            check(report, load(root / name))
+        else:
             report.missing(name, "no such file")
-            continue
-        CHECKS[name](report, load(path))
-    for path in sorted((root / NUMERICS).glob("*.json")):
-        if path.name not in CHECKS:
-            report.missing(path.name, "this implementation has no check for that file")
+    for path in sorted(root.glob("crates/*/golden/v1/*.json")):
+        name = path.relative_to(root).as_posix()
+        if name not in CHECKS:
+            report.section(name)
+            report.missing(name, "this implementation has no check for that file")

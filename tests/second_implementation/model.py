@@ -1,0 +1,186 @@
+"""Section 10, the forward pass of Nemotron-H from its folder, and section 12, digests."""
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from . import functions, ops, reduce
+from .arith import F32, bf16_to_f32, canonical, f16_to_f32, f32
+
+KINDS = {
+    "M": "mamba", "mamba": "mamba", "linear_attention": "mamba",
+    "*": "attention", "attention": "attention", "full_attention": "attention",
+    "-": "mlp", "mlp": "mlp",
+    "E": "moe", "moe": "moe",
+}  # fmt: skip
+LINEAR = ("in_proj", "out_proj", "q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj", "fc1_latent_proj", "fc2_latent_proj", "lm_head")
+READERS = {"F32": ("<f4", f32), "BF16": ("<u2", bf16_to_f32), "F16": ("<u2", f16_to_f32)}
+
+
+def read_safetensors(path):
+    """{name: (dtype, f32 array)}"""
+    data = Path(path).read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    tensors = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        store, widen = READERS[entry["dtype"]]
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        tensors[name] = (entry["dtype"], widen(np.frombuffer(data[begin:end], store).reshape(entry["shape"])))
+    return tensors
+
+
+def _number(value):
+    return float(value["__float__"]) if isinstance(value, dict) else float(value)
+
+
+def model_kind(config, tensors):
+    """The operand kind that the model's own data types give."""
+    dtype = config.get("dtype", config.get("torch_dtype"))
+    stored = {kind for name, (kind, _) in tensors.items() if name.split(".")[-2] in LINEAR and name.endswith(".weight")}
+    return "bf16" if dtype in (None, "bfloat16") and stored == {"BF16"} else "f32"
+
+
+class Model:
+    """`kv` and `split` are the attention's cache dtype and block; `odd_first=False` is a wrong order, for a control."""
+
+    def __init__(self, folder, kind=None, kv="f32", split=256, tie_rule="lowest_id", odd_first=True):
+        folder = Path(folder)
+        self.config = json.loads((folder / "config.json").read_text())
+        tensors = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            tensors.update(read_safetensors(path))
+        self.kind = kind or model_kind(self.config, tensors)
+        self.tensors = {name: value for name, (_, value) in tensors.items()}
+        self.kv, self.split, self.tie_rule, self.odd_first = kv, split, tie_rule, odd_first
+        c = self.config
+        names = c.get("layers_block_type") or c["hybrid_override_pattern"]
+        self.layers = [KINDS[name] for name in names]
+        self.eps = c["layer_norm_epsilon"]
+        self.heads, self.head_width = c["mamba_num_heads"], c["mamba_head_dim"]
+        self.ssm_state, self.groups, self.kernel = c["ssm_state_size"], c["n_groups"], c["conv_kernel"]
+        self.inner = self.heads * self.head_width
+        self.conv_dim = self.inner + 2 * self.groups * self.ssm_state
+        self.q_heads, self.kv_heads, self.hd = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
+        low, high = c.get("time_step_limit") or (0.0, float("inf"))
+        self.dt_limits = _number(low), _number(high)
+        self.mixers = [self._load(i, kind) for i, kind in enumerate(self.layers)]
+        self.embedding = self.tensors["backbone.embeddings.weight"]
+        self.head = self._linear("backbone.embeddings" if c.get("tie_word_embeddings") else "lm_head")
+
+    def _linear(self, name):
+        return ops.Linear(self.tensors[name + ".weight"], self.kind, self.tensors.get(name + ".bias"), self.odd_first)
+
+    def _mlp(self, name):
+        return ops.Mlp(self._linear(name + ".up_proj"), self._linear(name + ".down_proj"))
+
+    def _load(self, i, kind):
+        name, c = f"backbone.layers.{i}.mixer", self.config
+        if kind == "mamba":
+            return {k: self._linear(f"{name}.{k}") for k in ("in_proj", "out_proj")}
+        if kind == "attention":
+            return {k: self._linear(f"{name}.{k}_proj") for k in "qkvo"}
+        if kind == "mlp":
+            return self._mlp(name)
+        gate, correction = self.tensors[name + ".gate.weight"], self.tensors[name + ".gate.e_score_correction_bias"]
+        router = ops.Router(
+            gate, correction, c["num_experts_per_tok"], c.get("n_group", 1), c.get("topk_group", 1), c.get("norm_topk_prob", True),
+            c.get("routed_scaling_factor", 1.0), i, self.tie_rule,
+        )  # fmt: skip
+        experts = [self._mlp(f"{name}.experts.{e}") for e in range(len(gate))]
+        latent = [self._linear(f"{name}.fc{n}_latent_proj") for n in (1, 2)] if c.get("moe_latent_size") else (None, None)
+        return ops.Moe(router, experts, self._mlp(name + ".shared_experts"), *latent)
+
+    def start(self):
+        """The state before the first token."""
+        layers = []
+        for kind in self.layers:
+            if kind == "mamba":
+                conv = np.zeros((self.kernel - 1, self.conv_dim), F32)
+                layers.append([conv, np.zeros((self.heads, self.head_width, self.ssm_state), F32)])
+            elif kind == "attention":
+                layers.append(ops.KvCache(self.kv_heads, self.hd, self.kind, self.kv))
+            else:
+                layers.append(None)
+        return {"tokens": 0, "layers": layers}
+
+    def _mamba(self, i, u, state):
+        name, mixer = f"backbone.layers.{i}.mixer.", self.mixers[i]
+        conv_state, ssm_state = state["layers"][i]
+        p = mixer["in_proj"](u)
+        z, xbc, dt_raw = np.split(p, [self.inner, self.inner + self.conv_dim], axis=1)
+        rows = np.concatenate([conv_state, xbc])
+        weight = self.tensors[name + "conv1d.weight"].reshape(self.conv_dim, self.kernel)
+        c = ops.causal_conv1d(rows, weight, self.tensors.get(name + "conv1d.bias"), self.kernel)
+        width = self.groups * self.ssm_state
+        x, b, c = np.split(c, [self.inner, self.inner + width], axis=1)
+        x = x.reshape(-1, self.heads, self.head_width)
+        of_head = np.arange(self.heads) // (self.heads // self.groups)
+        b, c = (v.reshape(-1, self.groups, self.ssm_state)[:, of_head] for v in (b, c))
+        dt = ops.time_step(dt_raw, self.tensors[name + "dt_bias"], *self.dt_limits)
+        a = -functions.exp(self.tensors[name + "A_log"])
+        y, ssm_state = ops.ssm_scan(x, dt, functions.exp(dt * a), b, c, self.tensors[name + "D"], ssm_state)
+        state["layers"][i] = [rows[len(u) :], ssm_state]
+        y = reduce.gated_rms_norm(y.reshape(len(u), self.inner), z, self.tensors[name + "norm.weight"], self.groups, self.eps)
+        return mixer["out_proj"](y)
+
+    def _attention(self, i, u, state):
+        mixer, cache = self.mixers[i], state["layers"][i]
+        q = mixer["q"](u).reshape(-1, self.q_heads, self.hd)
+        k, v = (mixer[name](u).reshape(-1, self.kv_heads, self.hd) for name in "kv")
+        cache.append(k, v)
+        return mixer["o"](ops.attention(q, cache, self.kind, self.split))
+
+    def step(self, ids, state):
+        """Logits of every token of a piece; the state advances."""
+        h = self.embedding[np.asarray(ids)]
+        for i, kind in enumerate(self.layers):
+            u = reduce.rms_norm(h, self.tensors[f"backbone.layers.{i}.norm.weight"], self.eps)
+            if kind == "mamba":
+                y = self._mamba(i, u, state)
+            elif kind == "attention":
+                y = self._attention(i, u, state)
+            elif kind == "moe":
+                y = self.mixers[i](u, state["tokens"])
+            else:
+                y = self.mixers[i](u)
+            h = canonical(h + y)
+        state["tokens"] += len(ids)
+        return self.head(reduce.rms_norm(h, self.tensors["backbone.norm_f.weight"], self.eps))
+
+    def logits(self, ids, pieces=None):
+        """Logits [len(ids), V] of a text taken in pieces of the given lengths, and the state after it."""
+        state, rows, at = self.start(), [], 0
+        for count in pieces or [len(ids)]:
+            rows.append(self.step(ids[at : at + count], state))
+            at += count
+        assert at == len(ids)
+        return np.concatenate(rows), state
+
+
+CHUNK = 1 << 20
+
+
+def tensor_digest(array):
+    """f32, or bf16 given as u16 patterns."""
+    dtype = {"f": "f32", "u": "bf16"}[array.dtype.kind]
+    data = np.ascontiguousarray(array).astype("<f4" if dtype == "f32" else "<u2").tobytes()
+    h = hashlib.sha256(f"{dtype}[{','.join(str(n) for n in array.shape)}]\n".encode())
+    for start in range(0, len(data), CHUNK):
+        h.update(hashlib.sha256(data[start : start + CHUNK]).digest())
+    return h.digest()
+
+
+def state_digest(state):
+    h = hashlib.sha256(f"state {state['tokens']}\n".encode())
+    for layer in state["layers"]:
+        if layer is None:
+            continue
+        for tensor in (layer.k, layer.v) if isinstance(layer, ops.KvCache) else layer:
+            h.update(tensor_digest(tensor))
+    return h.digest()

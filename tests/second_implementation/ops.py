@@ -1,0 +1,176 @@
+"""Sections 3 and 7 to 9: linear, causal convolution, the Mamba-2 recurrence, attention, MLP and mixture of experts.
+
+Rows are the first axis. Every row is computed from its own inputs; working on many at once only saves Python's time.
+"""
+
+import numpy as np
+
+from . import functions, reduce, rng
+from .arith import F32, F64, bf16_to_f32, canonical, f32, f32_to_bf16, fma, max_last, maximum, minimum, operand, operand_bf16
+
+
+class Linear:
+    """y = x W^T (+ bias), with the weight prepared for one operand kind."""
+
+    def __init__(self, weight, kind, bias=None, odd_first=True):
+        self.kind, self.bias, self.odd_first = kind, bias, odd_first
+        columns = np.ascontiguousarray(f32(weight).T)                  # [in, out]
+        self.columns = operand(columns) if kind == "bf16" else columns.astype(F64)
+
+    def __call__(self, x):
+        x = operand(x) if self.kind == "bf16" else x.astype(F64)
+        rows, outputs = len(x), self.columns.shape[1]
+        a = np.ascontiguousarray(x.T)[:, :, None]
+        y = np.empty((rows, outputs), F32)
+        width = max(16384 // max(rows, 1), 64)                         # keeps the arrays of a step small; no effect on values
+        for n in range(0, outputs, width):
+            b = self.columns[:, None, n : n + width]
+            y[:, n : n + width] = reduce.dot_leading(a, b, self.kind, odd_first=self.odd_first)
+        return canonical(y if self.bias is None else y + self.bias)
+
+
+def causal_conv1d(rows, weight, bias, kernel):
+    """`rows` starts with the kernel - 1 rows before the first output row. Then silu."""
+    count = len(rows) - (kernel - 1)
+    acc = np.zeros((count, rows.shape[1]), F32)
+    if bias is not None:
+        acc[:] = bias
+    for k in range(kernel):
+        acc = fma(weight[:, k], rows[k : k + count], acc)
+    return functions.silu(acc)
+
+
+def ssm_scan(x, dt, decay, b, c, skip, state):
+    """x [T, H, P], dt and decay [T, H], b and c [T, H, N], state [H, P, N]; returns y and the last state."""
+    states = np.empty(x.shape + (b.shape[-1],), F32)
+    for t in range(len(x)):
+        v = dt[t][:, None] * x[t]
+        state = canonical(fma(decay[t][:, None, None], state, v[:, :, None] * b[t][:, None, :]))
+        states[t] = state
+    y = reduce.dot(states, c[:, :, None, :], "f32", block=32)
+    return canonical(fma(skip[:, None], x, y)), state
+
+
+class KvCache:
+    """Rows of K and V of one layer in the cache's dtype; `stored()` gives them as the bits they are kept in."""
+
+    def __init__(self, heads, width, kind, dtype):
+        self.kind, self.dtype = kind, dtype
+        store = np.uint16 if dtype == "bf16" else F32
+        self.k = np.zeros((0, heads, width), store)
+        self.v = np.zeros((0, heads, width), store)
+
+    def append(self, k, v):
+        if self.dtype == "bf16":
+            k = operand_bf16(k) if self.kind == "bf16" else f32_to_bf16(k)
+            v = f32_to_bf16(v)
+        self.k, self.v = np.concatenate([self.k, k]), np.concatenate([self.v, v])
+
+    def values(self):
+        if self.dtype == "bf16":
+            return bf16_to_f32(self.k), bf16_to_f32(self.v)
+        return (operand(self.k) if self.kind == "bf16" else self.k), self.v
+
+
+def attention(q, cache, kind, split):
+    """q [T, QH, hd], the last T rows of the cache being theirs."""
+    rows, heads, width = q.shape
+    k, v = cache.values()
+    first = len(k) - rows                                              # absolute position of row 0
+    group = heads // k.shape[1]
+    of_head = np.arange(heads) // group
+    scale = F32(1) / np.sqrt(F32(width))
+    if kind == "bf16":
+        q = operand(q)
+    m = np.full((rows, heads), -np.inf, F32)
+    l = np.zeros((rows, heads), F32)
+    o = np.zeros((rows, heads, width), F32)
+    for start in range(0, len(k), split):
+        end = min(start + split, len(k))
+        low = max(start - first, 0)                                    # rows before this one admit no key of the block
+        t = np.arange(low, rows) + first
+        admitted = (np.arange(start, end)[None, :] <= t[:, None])[:, None, :]
+        kb = k[start:end][:, of_head].transpose(1, 0, 2)[None]         # [1, QH, keys, hd]
+        s = scale * reduce.dot(q[low:, :, None, :], kb, kind)
+        mb = max_last(np.where(admitted, s, F32(-np.inf)))
+        p = np.where(admitted, functions.exp(s - mb[..., None]), F32(0))
+        lb = reduce.sum_last(p)
+        ob = np.zeros((rows - low, heads, width), F32)
+        for j in range(start, end):
+            i = max(j - first, low) - low                              # rows from i on admit key j
+            ob[i:] = fma(p[i:, :, j - start, None], v[j][of_head], ob[i:])
+        new = maximum(m[low:], mb)
+        a, b = functions.exp(m[low:] - new), functions.exp(mb - new)
+        l[low:] = fma(l[low:], a, lb * b)
+        o[low:] = fma(o[low:], a[..., None], ob * b[..., None])
+        m[low:] = new
+    return canonical(o / l[..., None]).reshape(rows, heads * width)
+
+
+class Mlp:
+    def __init__(self, up, down):
+        self.up, self.down = up, down
+
+    def __call__(self, x):
+        return self.down(functions.relu2(self.up(x)))
+
+
+class Router:
+    def __init__(self, gate, correction, top_k, groups, kept_groups, normalise, factor, layer, tie_rule="lowest_id"):
+        self.gate, self.correction = Linear(gate, "f32"), correction
+        self.top_k, self.groups, self.kept_groups = top_k, groups, kept_groups
+        self.normalise, self.factor = normalise, F32(factor)
+        self.layer, self.tie_rule = layer, tie_rule
+
+    def __call__(self, u, first_position):
+        """For every row its experts, ascending, with their weights."""
+        score = functions.sigmoid(self.gate(u))
+        pick = score + self.correction
+        if np.isnan(pick).any():
+            raise ValueError("NaN in the router")
+        return [self._row(score[i], pick[i], first_position + i) for i in range(len(u))]
+
+    def _row(self, score, pick, position):
+        experts = range(len(pick))
+        if self.groups > 1:
+            width = len(pick) // self.groups
+            group_score = []
+            for g in range(self.groups):
+                best = sorted(pick[g * width : (g + 1) * width], key=float, reverse=True)[:2]
+                group_score.append(best[0] + best[1] if len(best) == 2 else best[0])
+            kept = sorted(range(self.groups), key=lambda g: (-float(group_score[g]), g))[: self.kept_groups]
+            experts = [e for e in experts if e // width in kept]
+        tie = (lambda e: rng.tie_hash(self.layer, position, e)) if self.tie_rule == "hash" else (lambda e: 0)
+        chosen = sorted(experts, key=lambda e: (-float(pick[e]), tie(e), e))[: self.top_k]
+        chosen.sort()
+        weights = [score[e] for e in chosen]
+        if self.normalise:
+            total = F32(0)
+            for w in weights:
+                total = total + w
+            weights = [w / (total + F32(1e-20)) for w in weights]
+        return [(e, w * self.factor) for e, w in zip(chosen, weights)]
+
+
+class Moe:
+    def __init__(self, router, experts, shared, to_latent=None, from_latent=None):
+        self.router, self.experts, self.shared = router, experts, shared
+        self.to_latent, self.from_latent = to_latent, from_latent
+
+    def __call__(self, u, first_position):
+        chosen = self.router(u, first_position)
+        inside = self.to_latent(u) if self.to_latent else u
+        acc = np.zeros_like(inside)
+        for e in range(len(self.experts)):                             # ascending for every row
+            rows = [i for i, row in enumerate(chosen) if any(e == other for other, _ in row)]
+            if rows:
+                w = np.array([dict(chosen[i])[e] for i in rows], F32)
+                acc[rows] = fma(w[:, None], self.experts[e](inside[rows]), acc[rows])
+        out = canonical(acc)
+        if self.from_latent:
+            out = self.from_latent(out)
+        return canonical(out + self.shared(u))
+
+
+def time_step(raw, bias, low, high):
+    return minimum(maximum(functions.softplus(raw + bias), F32(low)), F32(high))
