@@ -6,7 +6,7 @@
 //!
 //! | question | module |
 //! |---|---|
-//! | one rounding of `a * b + c` | [`fma`] |
+//! | one rounding of `a * b + c` | [`mod@fma`] |
 //! | the operations that functions are written in, scalar and SIMD | [`lanes`] |
 //! | conversions between dtypes, canonical NaN, max and min | [`round`] |
 //! | order of sums, dot products, maxima, prefix sums | [`reduce`] |
