@@ -3,6 +3,7 @@
 
 mod chat_template;
 mod civil_time;
+mod engine;
 mod error;
 mod generation_config;
 mod message;
@@ -12,9 +13,11 @@ mod session;
 mod stop;
 mod tokenizer;
 mod tokenizer_config;
+pub mod verify;
 
 pub use chat_template::{ADDITIONAL_TEMPLATES_FOLDER, CHAT_TEMPLATE_FILE, ChatRequest, ChatTemplate, FUEL};
 pub use civil_time::CivilTime;
+pub use engine::{Engine, EngineOptions, Event, FinishReason, Request, RequestError, RequestId};
 pub use error::TextError;
 pub use generation_config::{GENERATION_CONFIG_FILE, GenerationConfig};
 pub use message::{FunctionCall, Message, ToolCall};

@@ -19,6 +19,7 @@ mod cpu;
 mod pack;
 mod prepare;
 pub mod reference;
+pub mod view;
 
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,16 @@ pub enum OperandKind {
     Bf16,
     /// Both sides f32; weights of two bytes are widened exactly.
     F32,
+}
+
+impl OperandKind {
+    /// The name in reports and options.
+    pub fn name(self) -> &'static str {
+        match self {
+            OperandKind::Bf16 => "bf16",
+            OperandKind::F32 => "f32",
+        }
+    }
 }
 
 /// What happens to an output after its dot product and bias.
@@ -78,7 +89,7 @@ impl Rows<'_> {
 
     /// The row of `x` that output row `i` reads.
     #[inline(always)]
-    fn at(&self, i: usize) -> usize {
+    pub fn at(&self, i: usize) -> usize {
         match self {
             Rows::Range(range) => range.start + i,
             Rows::List(list) => list[i] as usize,

@@ -20,7 +20,7 @@ const PACK_STEPS: usize = 64;
 /// Operands of one step along k for all outputs of a panel.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
-pub(super) struct PanelRow<T>(pub(super) [T; PANEL]);
+pub struct PanelRow<T>(pub(super) [T; PANEL]);
 
 /// Panels one after another.
 #[derive(Debug)]

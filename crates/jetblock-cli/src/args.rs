@@ -1,0 +1,223 @@
+//! The command line: options of every command, and the parsing that several commands share.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand, ValueEnum};
+use jetblock_models::{NemotronH, Options};
+use jetblock_ops::linear::OperandKind;
+use jetblock_simd::{Cpu, Level};
+use jetblock_tensor::DType;
+
+use crate::bundled::Folder;
+use crate::commands::{bench, demo, generate, logits, profile, verify};
+use crate::output::{Output, Unit};
+
+/// Runs hybrid language models (Nemotron-H, Nemotron 3) so that the same request gives the same bits,
+/// whatever else the machine is doing, and proves it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "jetblock",
+    version,
+    propagate_version = true,
+    after_help = "Start with `jetblock demo`; it needs no model.\n\
+        Exit codes: 0 success, 1 a verification failed, 2 wrong usage or input."
+)]
+pub(crate) struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// See it work: the bundled model writes, and its bits are checked under many schedules
+    Demo(demo::Args),
+    /// Continue a prompt or answer a chat
+    Generate(Box<generate::Args>),
+    /// Check that a model's bits do not depend on batch, prompt split, threads or instruction set
+    Verify(verify::Args),
+    /// Measure speed
+    Bench(bench::Args),
+    /// Write the logits of given tokens to a .npy file
+    Logits(logits::Args),
+    /// Describe a model folder: layers, parameters, memory
+    Profile(profile::Args),
+    /// Show the processor's instruction-set levels and the environment variables that are read
+    Env,
+}
+
+/// Options of every command. None of them changes a bit of any result.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Global {
+    /// Threads to compute with [default: all cores]
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        env = "JETBLOCK_THREADS",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
+    pub(crate) threads: Option<usize>,
+    /// Instruction-set level: scalar, neon, avx2, avx512 or avx512bf16 [default: the best there is]
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        env = "JETBLOCK_ISA",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
+    pub(crate) isa: Option<Level>,
+    /// Print results as JSON
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) json: bool,
+    /// No progress and no remarks, only results
+    #[arg(long, short, global = true, help_heading = "Global options")]
+    pub(crate) quiet: bool,
+}
+
+impl Global {
+    /// The CPU to compute on.
+    pub(crate) fn cpu(&self) -> anyhow::Result<Cpu> {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Cpu::new(
+            self.threads.unwrap_or_else(cores),
+            self.isa.unwrap_or_else(Level::best),
+        )?)
+    }
+}
+
+/// A model and the choices that belong to a request's bits.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ModelArgs {
+    /// Model folder (config.json, *.safetensors, tokenizer.json) [default: the bundled demo model]
+    pub(crate) model: Option<PathBuf>,
+    /// Operands of matrix products, part of the request [default: by the model's dtypes]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) operands: Option<Operands>,
+    /// Dtype of the key/value cache, part of the request [default: as the operands]
+    #[arg(long, value_name = "DTYPE")]
+    pub(crate) kv: Option<KvDtype>,
+    /// Keys in an attention block, part of the request: 64, 128 or 256
+    #[arg(long, value_name = "KEYS", default_value_t = Options::default().split)]
+    pub(crate) split: usize,
+    /// Order equal router scores by a hash instead of the lower expert, part of the request
+    #[arg(long)]
+    pub(crate) hash_ties: bool,
+}
+
+/// Operand kinds by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Operands {
+    F32,
+    Bf16,
+}
+
+/// Cache dtypes by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KvDtype {
+    F32,
+    Bf16,
+}
+
+impl ModelArgs {
+    /// The model folder; the bundled model is unpacked where none was named.
+    pub(crate) fn folder(&self) -> anyhow::Result<Folder> {
+        Folder::or_bundled(self.model.as_deref())
+    }
+
+    /// Loading options.
+    pub(crate) fn options(&self) -> Options {
+        Options {
+            operands: self.operands.map(|operands| match operands {
+                Operands::F32 => OperandKind::F32,
+                Operands::Bf16 => OperandKind::Bf16,
+            }),
+            kv_dtype: self.kv.map(|kv| match kv {
+                KvDtype::F32 => DType::F32,
+                KvDtype::Bf16 => DType::BF16,
+            }),
+            split: self.split,
+            hash_ties: self.hash_ties,
+        }
+    }
+
+    /// Loads the weights of an unpacked folder, showing progress.
+    pub(crate) fn load(&self, folder: &Folder, output: &Output) -> anyhow::Result<NemotronH> {
+        let bar = output.progress("loading", 0, Unit::Bytes);
+        let model = NemotronH::load(folder.path(), self.options(), &mut |progress| {
+            bar.set_length(progress.total);
+            bar.set_position(progress.done);
+        })
+        .with_context(|| format!("cannot load {}", folder.name()))?;
+        bar.finish_and_clear();
+        Ok(model)
+    }
+}
+
+/// A comma-separated list of numbers, such as token ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct List<T>(pub(crate) Vec<T>);
+
+impl<T: FromStr> FromStr for List<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<List<T>, String> {
+        let number = |part: &str| {
+            part.trim()
+                .parse()
+                .map_err(|_| format!("{part:?} is not a number of the list"))
+        };
+        text.split(',')
+            .map(number)
+            .collect::<Result<_, _>>()
+            .map(List)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lists_are_numbers_with_commas() {
+        assert_eq!("1, 2,3".parse::<List<u32>>().unwrap().0, [1, 2, 3]);
+        for bad in ["", "1,", "1,x", "-1", "4294967296", "1 2"] {
+            assert!(bad.parse::<List<u32>>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn global_options_may_follow_the_command() {
+        let cli =
+            Cli::try_parse_from(["jetblock", "env", "--threads", "3", "--isa", "scalar", "-q"])
+                .unwrap();
+        assert_eq!(
+            (cli.global.threads, cli.global.isa, cli.global.quiet),
+            (Some(3), Some(Level::Scalar), true)
+        );
+        assert!(Cli::try_parse_from(["jetblock", "env", "--isa", "mmx"]).is_err());
+        assert!(
+            Global {
+                threads: Some(0),
+                ..Global::default()
+            }
+            .cpu()
+            .is_err()
+        );
+    }
+}

@@ -1,0 +1,9 @@
+//! One module per command: its arguments and its `run`.
+
+pub(crate) mod bench;
+pub(crate) mod demo;
+pub(crate) mod env;
+pub(crate) mod generate;
+pub(crate) mod logits;
+pub(crate) mod profile;
+pub(crate) mod verify;

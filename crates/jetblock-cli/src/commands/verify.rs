@@ -1,0 +1,286 @@
+//! `jetblock verify`.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use jetblock_control::Control;
+use jetblock_models::NemotronH;
+use jetblock_models::nemotron_h::Contract;
+use jetblock_numerics::rng::{self, Draw};
+use jetblock_runtime::verify::{self, Axis, Outcome, Pools, Report, RunError, Space, Subject};
+use jetblock_simd::Level;
+use jetblock_tensor::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::Verdict;
+use crate::args::{Global, ModelArgs};
+use crate::bundled::Folder;
+use crate::output::{Output, Unit, table};
+
+/// Arguments of `jetblock verify`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Runs to compare
+    #[arg(long, default_value_t = 1000, conflicts_with = "quick")]
+    pub(crate) runs: usize,
+    /// 100 runs
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Runs of the control beside it (the usual kernels); 0 leaves it out
+    #[arg(long, default_value_t = 100)]
+    pub(crate) control_runs: usize,
+    /// Tokens of the request
+    #[arg(long, default_value_t = 48)]
+    pub(crate) tokens: usize,
+    /// Largest thread count to try
+    #[arg(long, default_value_t = 4)]
+    pub(crate) max_threads: usize,
+    /// Compute the baseline once and print its digests (the fresh processes do)
+    #[arg(long, hide = true)]
+    pub(crate) child: bool,
+}
+
+/// What a fresh process prints.
+#[derive(Serialize, Deserialize)]
+struct Child {
+    logits: String,
+    state: String,
+}
+
+/// The report with the control beside it.
+#[derive(Serialize)]
+pub(crate) struct Proof {
+    model: String,
+    numerics_version: u32,
+    operands: &'static str,
+    kv: &'static str,
+    tokens: usize,
+    levels: Vec<&'static str>,
+    #[serde(flatten)]
+    pub(crate) report: Report,
+    /// Runs of the same schedules with the usual kernels.
+    control_runs: usize,
+    /// Different answers among them.
+    control_distinct: usize,
+    seconds: f64,
+}
+
+pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Result<Verdict> {
+    anyhow::ensure!(args.tokens >= 2, "--tokens is {}, expected at least 2", args.tokens);
+    anyhow::ensure!(args.max_threads >= 1, "--max-threads is 0, expected at least 1");
+    let folder = args.model.folder()?;
+    let model = args.model.load(&folder, output)?;
+    if args.child {
+        return child(&model, args, output);
+    }
+    let proof = prove(args, global, output, &folder, &model)?;
+    if output.is_json() {
+        output.print_json(&proof)?;
+    } else {
+        output.print(&proof.text())?;
+    }
+    Ok(proof.verdict())
+}
+
+/// Computes the whole matrix, and the control beside it.
+pub(crate) fn prove(
+    args: &Args,
+    global: &Global,
+    output: &Output,
+    folder: &Folder,
+    model: &NemotronH,
+) -> anyhow::Result<Proof> {
+    let runs = if args.quick { 100 } else { args.runs };
+    let start = Instant::now();
+    let subject = subject(model, args.tokens);
+    let space = space(args, global);
+    let exe = std::env::current_exe().context("cannot find this program for fresh processes")?;
+    let mut spawn = || spawn(&exe, args, folder).map_err(|e| RunError::Process(format!("{e:#}")));
+    let bar = output.progress("comparing", runs as u64, Unit::Items);
+    let report = verify::verify(
+        &Contract,
+        model,
+        &subject,
+        &space,
+        runs,
+        &mut spawn,
+        &mut |_: Axis| bar.inc(1),
+    )?;
+    bar.finish_and_clear();
+    let (mut control_runs, mut control_distinct) = (0, 0);
+    if args.control_runs > 0 {
+        let bar = output.progress("control", args.control_runs as u64, Unit::Items);
+        let mut tick = || bar.inc(1);
+        (control_runs, control_distinct) = verify::distinct(
+            &Control,
+            model,
+            &subject,
+            &space,
+            args.control_runs,
+            &mut tick,
+        )?;
+        bar.finish_and_clear();
+    }
+    Ok(Proof {
+        model: folder.name(),
+        numerics_version: jetblock_numerics::NUMERICS_VERSION,
+        operands: model.operand_kind().name(),
+        kv: model.kv_dtype().name(),
+        tokens: args.tokens,
+        levels: space.levels.iter().map(|level| level.name()).collect(),
+        report,
+        control_runs,
+        control_distinct,
+        seconds: start.elapsed().as_secs_f64(),
+    })
+}
+
+/// Tokens drawn from the whole vocabulary by a fixed formula: every model has the same request for its size.
+fn subject(model: &NemotronH, tokens: usize) -> Subject {
+    let vocab_size = model.config().vocab_size as u64;
+    let id = |i: u64| {
+        let [low, ..] = rng::words(
+            0x4A42,
+            Draw {
+                position: i,
+                sample: 0,
+                domain: 0x5355_424A,
+            },
+        );
+        (u64::from(low) * vocab_size >> 32) as u32
+    };
+    Subject {
+        ids: (0..tokens as u64).map(id).collect(),
+    }
+}
+
+fn space(args: &Args, global: &Global) -> Space {
+    // The baseline runs at the best level, or at the one that was asked for.
+    let mut levels = Level::available();
+    levels.reverse();
+    if let Some(isa) = global.isa {
+        levels.sort_by_key(|level| *level != isa);
+    }
+    // 1..=33, and on both sides of where kernels change their tiles and tasks.
+    let batch_sizes = (1..=33)
+        .chain([47, 48, 49, 63, 64, 65, 127, 128, 129])
+        .collect();
+    Space {
+        tokens: args.tokens,
+        levels,
+        max_threads: args.max_threads,
+        batch_sizes,
+    }
+}
+
+fn child(model: &NemotronH, args: &Args, output: &Output) -> anyhow::Result<Verdict> {
+    let space = Space {
+        tokens: args.tokens,
+        levels: vec![Level::best()],
+        max_threads: 1,
+        batch_sizes: vec![1],
+    };
+    let outcome = verify::run(
+        &Contract,
+        model,
+        &subject(model, args.tokens),
+        &space.baseline(),
+        &mut Pools::default(),
+    )?;
+    output.print_json(&Child {
+        logits: outcome.logits.to_string(),
+        state: outcome.state.to_string(),
+    })?;
+    Ok(Verdict::Passed)
+}
+
+fn spawn(exe: &std::path::Path, args: &Args, folder: &Folder) -> anyhow::Result<Outcome> {
+    let mut command = Command::new(exe);
+    command.args([
+        "verify",
+        "--child",
+        "--quiet",
+        "--tokens",
+        &args.tokens.to_string(),
+    ]);
+    let options = args.model.options();
+    if let Some(kind) = options.operands {
+        command.args(["--operands", kind.name()]);
+    }
+    if let Some(dtype) = options.kv_dtype {
+        command.args(["--kv", dtype.name()]);
+    }
+    command.args(["--split", &options.split.to_string()]);
+    if options.hash_ties {
+        command.arg("--hash-ties");
+    }
+    command.arg("--json");
+    let output = command
+        .arg(folder.path())
+        .output()
+        .context("cannot start a fresh process")?;
+    anyhow::ensure!(
+        output.status.success(),
+        "it failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    let child: Child =
+        serde_json::from_slice(&output.stdout).context("it printed something else than digests")?;
+    Ok(Outcome {
+        logits: parse_digest(&child.logits)?,
+        state: parse_digest(&child.state)?,
+        rows: Vec::new(),
+    })
+}
+
+fn parse_digest(hex: &str) -> anyhow::Result<Digest> {
+    let mut bytes = [0; 32];
+    anyhow::ensure!(hex.len() == 64 && hex.is_ascii(), "{hex:?} is not a digest");
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16)
+            .with_context(|| format!("{hex:?} is not a digest"))?;
+    }
+    Ok(Digest(bytes))
+}
+
+impl Proof {
+    pub(crate) fn verdict(&self) -> Verdict {
+        let holds = self.report.runs > 0 && self.report.identical == self.report.runs;
+        if holds { Verdict::Passed } else { Verdict::Failed }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let Proof { report, .. } = self;
+        let row = |name: String, runs: usize, identical: usize| vec![name, runs.to_string(), identical.to_string()];
+        let mut rows: Vec<Vec<String>> =
+            report.axes.iter().map(|axis| row(axis.name.replace('_', " "), axis.runs, axis.identical)).collect();
+        rows.push(row("all".into(), report.runs, report.identical));
+        let mut text = format!(
+            "{}: one request of {} tokens, every logit and all state compared bit by bit\n\
+             operands {}, KV {}, instruction sets {}, numerics version {}\n\n{}\nlogits {}\nstate  {}\n\n",
+            self.model,
+            self.tokens,
+            self.operands,
+            self.kv,
+            self.levels.join(" "),
+            self.numerics_version,
+            table(&["what varies", "runs", "identical"], &rows),
+            report.logits,
+            report.state,
+        );
+        text += &match &report.first_difference {
+            None => format!("{} of {} identical, {:.1} s\n", report.identical, report.runs, self.seconds),
+            Some(what) => format!("NOT IDENTICAL: {} of {}; {what}\n", report.identical, report.runs),
+        };
+        if self.control_runs > 0 {
+            text += &format!(
+                "control (the usual kernels under the same schedules): {} different answers in {} runs\n",
+                self.control_distinct, self.control_runs
+            );
+        }
+        text
+    }
+}
