@@ -22,8 +22,8 @@ from data import Mix, Tokens, windows
 from model import Model, MoE
 from optim import Optimiser
 
-LENGTH, TEXT_ROWS, CHAT_ROWS, MICRO, WARMUP = 512, 8, 8, 4, 50
-BIAS_SPEED = 0.002
+LENGTH, TEXT_ROWS, CHAT_ROWS, MICRO, WARMUP = 512, 4, 4, 4, 60
+BIAS_SPEED = 0.008
 
 
 def evaluate(model, work, name, rank, world, limit, length=LENGTH):
@@ -103,7 +103,7 @@ def worker(rank, a):
         load = flat[at:-1].view(len(moes), -1)
         recent.append(flat[-1].item() / (rows.shape[0] * LENGTH))
 
-        if step % 20 == 0 and os.path.exists(os.path.join(a.work, "plan.json")):
+        if step % 10 == 0 and os.path.exists(os.path.join(a.work, "plan.json")):
             news = [None]
             if rank == 0:
                 try:
@@ -125,7 +125,7 @@ def worker(rank, a):
         last = step >= plan["steps"]
         if step % 10 == 0 or last:
             ev = ["", ""]
-            if step % 200 == 0 or last:
+            if step % 250 == 0 or last:
                 ev = [round(evaluate(model, a.work, n, rank, a.workers, 16000), 4) for n in ("eval_text", "eval_chat")]
             if rank == 0:
                 share = load / load.sum(-1, keepdim=True)
