@@ -2,8 +2,8 @@
 
     python train.py WORK --steps N [--decay-start K] [--workers 2] [--resume] [--early DIR]
 
-WORK/plan.json may change {"steps": N, "decay_start": K} while the run is going (both must lie ahead); the values in force
-at the end are in WORK/curve.csv's last line, so `--steps N --decay-start K` repeats the run.
+WORK/plan.json may change {"steps": N, "decay_start": K} while the run is going (both must lie ahead). WORK/curve.csv has
+the values in force; if they did not change after step K, `--steps N --decay-start K` repeats the run.
 """
 import argparse
 import csv
