@@ -94,22 +94,25 @@ impl Global {
     }
 }
 
-/// A model and the choices that belong to a request's bits.
+/// The heading of options that are part of a request's key.
+const REQUEST: &str = "Part of the request (each choice has bits of its own)";
+
+/// A model and the choices that are part of a request's key.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ModelArgs {
     /// Model folder (config.json, *.safetensors, tokenizer.json) [default: the bundled demo model]
     pub(crate) model: Option<PathBuf>,
-    /// Operands of matrix products, part of the request [default: by the model's dtypes]
-    #[arg(long, value_name = "KIND")]
+    /// Operands of matrix products [default: by the model's dtypes]
+    #[arg(long, value_name = "KIND", help_heading = REQUEST)]
     pub(crate) operands: Option<Operands>,
-    /// Dtype of the key/value cache, part of the request [default: as the operands]
-    #[arg(long, value_name = "DTYPE")]
+    /// Dtype of the key/value cache [default: as the operands]
+    #[arg(long, value_name = "DTYPE", help_heading = REQUEST)]
     pub(crate) kv: Option<KvDtype>,
-    /// Keys in an attention block, part of the request: 64, 128 or 256
-    #[arg(long, value_name = "KEYS", default_value_t = Options::default().split)]
+    /// Keys in an attention block: 64, 128 or 256
+    #[arg(long, value_name = "KEYS", default_value_t = Options::default().split, help_heading = REQUEST)]
     pub(crate) split: usize,
-    /// Order equal router scores by a hash instead of the lower expert, part of the request
-    #[arg(long)]
+    /// Order equal router scores by a hash instead of by the lower expert
+    #[arg(long, help_heading = REQUEST)]
     pub(crate) hash_ties: bool,
 }
 
