@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod detector;
 mod error;
 mod moe;
 pub mod nemotron_h;

@@ -23,6 +23,7 @@ pub use header::{Header, MAX_HEADER_BYTES, MAX_RANK, StoredTensor};
 pub use index::{INDEX_FILE, MAX_INDEX_BYTES, ShardIndex};
 pub use view::{TensorView, widen_into};
 
+pub(crate) use check::{is_mtp, is_passed_over};
 use map::MappedFile;
 
 /// The name of an undivided weight file in a model folder.

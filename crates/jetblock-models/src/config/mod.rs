@@ -4,11 +4,11 @@
 //! layers of the stack need must be spelled out: the defaults of the programs that write these files differ.
 
 mod error;
-mod generation;
 mod json;
 mod nemotron_h;
 mod pattern;
 mod tensors;
+mod transformer;
 
 use std::fs::File;
 use std::io::Read as _;
@@ -16,22 +16,36 @@ use std::path::Path;
 
 pub use error::ConfigError;
 pub(crate) use error::abbreviated;
-pub use generation::GenerationConfig;
 pub use json::MAX_CONFIG_BYTES;
 pub use nemotron_h::{MAX_EXPERTS, MAX_ROWS, MAX_WIDTH, NemotronHConfig};
 pub use pattern::{LayerKind, MAX_LAYERS, pattern};
 pub use tensors::{ExpectedTensor, Presence, TensorKind, canonical_name};
+pub use transformer::{TransformerConfig, TransformerFamily};
 
-/// The whole of a small file, refused when it is larger than any real configuration.
-pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, ConfigError> {
+/// The bytes of a model folder's `config.json`, refused when the folder says that it is quantized or the file is larger
+/// than any real configuration.
+pub(crate) fn read_config(dir: &Path) -> Result<Vec<u8>, ConfigError> {
+    if dir.join("hf_quant_config.json").exists() {
+        return Err(nemotron_h::quantized("hf_quant_config.json"));
+    }
+    let path = dir.join("config.json");
     let io = |source| ConfigError::Io {
-        path: path.to_path_buf(),
+        path: path.clone(),
         source,
     };
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(io)?;
+    let file = File::open(&path).map_err(io)?;
     file.take(MAX_CONFIG_BYTES as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(io)?;
     Ok(bytes)
+}
+
+/// The model family that a `config.json` names, if it names one.
+pub(crate) fn model_type(bytes: &[u8]) -> Result<Option<String>, ConfigError> {
+    let map = json::parse_object(bytes)?;
+    Ok(map
+        .get("model_type")
+        .and_then(|name| name.as_str())
+        .map(str::to_string))
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::json::{Fields, float, missing, parse_object, shown, size};
 use super::pattern::stack;
-use super::{ConfigError, LayerKind, MAX_LAYERS, pattern, read_small};
+use super::{ConfigError, LayerKind, MAX_LAYERS, pattern, read_config};
 
 /// The largest width (hidden, latent, intermediate).
 pub const MAX_WIDTH: usize = 1 << 20;
@@ -99,8 +99,7 @@ pub struct NemotronHConfig {
 
     /// The token in front of every text.
     pub bos_token_id: Option<u32>,
-    /// Tokens that end a generation. `generation_config.json` may name more: see
-    /// [`GenerationConfig`](super::GenerationConfig).
+    /// Tokens that end a generation; `generation_config.json` names more of them.
     pub eos_token_ids: Vec<u32>,
     /// The token of padding.
     pub pad_token_id: Option<u32>,
@@ -109,10 +108,7 @@ pub struct NemotronHConfig {
 impl NemotronHConfig {
     /// Reads the `config.json` of a model folder.
     pub fn open(dir: &Path) -> Result<NemotronHConfig, ConfigError> {
-        if dir.join("hf_quant_config.json").exists() {
-            return Err(quantized("hf_quant_config.json"));
-        }
-        NemotronHConfig::from_json(&read_small(&dir.join("config.json"))?)
+        NemotronHConfig::from_json(&read_config(dir)?)
     }
 
     /// Reads the text of a `config.json`, with or without Python's bare `Infinity` tokens.
@@ -398,13 +394,17 @@ fn check_family(map: &Map<String, Value>) -> Result<(), ConfigError> {
             reason: "this version runs \"nemotron_h\" models".into(),
         });
     }
+    check_not_quantized(map)
+}
+
+pub(super) fn check_not_quantized(map: &Map<String, Value>) -> Result<(), ConfigError> {
     match map.get("quantization_config").filter(|v| !v.is_null()) {
         Some(_) => Err(quantized("config.json: quantization_config")),
         None => Ok(()),
     }
 }
 
-fn quantized(what: &str) -> ConfigError {
+pub(crate) fn quantized(what: &str) -> ConfigError {
     ConfigError::Unsupported {
         what: what.into(),
         reason: "quantized checkpoints come with the next release; use the BF16 one".into(),
@@ -431,7 +431,7 @@ fn mtp_layers(fields: &Fields<'_>) -> Result<Vec<LayerKind>, ConfigError> {
     Ok(layers)
 }
 
-fn dtype(fields: &Fields<'_>) -> Result<Option<DType>, ConfigError> {
+pub(super) fn dtype(fields: &Fields<'_>) -> Result<Option<DType>, ConfigError> {
     let Some((name, text)) = fields.text(&["dtype", "torch_dtype"])? else {
         return Ok(None);
     };
@@ -462,7 +462,12 @@ fn time_step_limit(fields: &Fields<'_>) -> Result<(f32, f32), ConfigError> {
         .ok_or_else(|| ConfigError::value(name, "two ascending numbers", shown(value)))
 }
 
-fn divides(field: &str, value: usize, by_field: &str, by: usize) -> Result<(), ConfigError> {
+pub(super) fn divides(
+    field: &str,
+    value: usize,
+    by_field: &str,
+    by: usize,
+) -> Result<(), ConfigError> {
     match by {
         0 => Err(ConfigError::value(by_field, "at least 1", 0)),
         _ if value.is_multiple_of(by) => Ok(()),
@@ -494,6 +499,9 @@ fn fits(field: &str, value: usize, max: usize) -> Result<(), ConfigError> {
     }
 }
 
-fn dtype_name<S: serde::Serializer>(dtype: &Option<DType>, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn dtype_name<S: serde::Serializer>(
+    dtype: &Option<DType>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
     dtype.map(DType::name).serialize(to)
 }

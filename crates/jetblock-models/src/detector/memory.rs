@@ -1,0 +1,64 @@
+//! Memory of a sequence: the fixed state of Mamba layers and the keys and values of attention layers.
+
+use serde::Serialize;
+
+use crate::config::{LayerKind, NemotronHConfig};
+
+/// Fixed bytes of a sequence, all Mamba layers together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct StateBytes {
+    /// SSM state in f32, as every engine should keep it: rounding it at each token accumulates.
+    pub ssm_f32: u64,
+    /// Convolution state in f32, as JetBlock keeps it.
+    pub conv_f32: u64,
+    /// Convolution state in bf16, as other engines keep it, for comparison.
+    pub conv_bf16: u64,
+}
+
+impl StateBytes {
+    /// Bytes that JetBlock keeps.
+    pub fn kept(&self) -> u64 {
+        self.ssm_f32 + self.conv_f32
+    }
+
+    pub(super) fn of(config: &NemotronHConfig) -> StateBytes {
+        let layers = config.count(LayerKind::Mamba) as u64;
+        if layers == 0 {
+            return StateBytes::default();
+        }
+        let ssm = (config.mamba_inner() * config.ssm_state_size) as u64;
+        let conv = (config.conv_dim() * (config.conv_kernel - 1)) as u64;
+        StateBytes {
+            ssm_f32: layers * ssm * 4,
+            conv_f32: layers * conv * 4,
+            conv_bf16: layers * conv * 2,
+        }
+    }
+}
+
+/// Bytes of keys and values per token, all attention layers together. This version keeps f32 or bf16; the others show
+/// what smaller formats would take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct KvBytes {
+    /// In f32.
+    pub f32: u64,
+    /// In bf16.
+    pub bf16: u64,
+    /// In fp8.
+    pub fp8: u64,
+    /// In nvfp4: half a byte an element, and a scale of one byte for each 16 elements of a head.
+    pub nvfp4: u64,
+}
+
+impl KvBytes {
+    pub(super) fn of(attention_layers: usize, kv_heads: usize, head_dim: usize) -> KvBytes {
+        let rows = 2 * (attention_layers * kv_heads) as u64;
+        let width = head_dim as u64;
+        KvBytes {
+            f32: rows * width * 4,
+            bf16: rows * width * 2,
+            fp8: rows * width,
+            nvfp4: rows * (width.div_ceil(2) + width.div_ceil(16)),
+        }
+    }
+}

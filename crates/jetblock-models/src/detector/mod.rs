@@ -1,0 +1,280 @@
+//! The hybrid layer detector: what a model folder contains, what it costs, and how each kind of layer is run.
+//!
+//! Everything comes from `config.json` and, where weight files are there, from their headers: no weight is read.
+
+mod count;
+mod memory;
+mod plan;
+mod render;
+
+use std::path::Path;
+
+use jetblock_ops::linear::OperandKind;
+use serde::{Serialize, Serializer};
+
+pub use memory::{KvBytes, StateBytes};
+pub use plan::{Plan, operand_kind};
+
+use crate::ModelError;
+use crate::checkpoint::{Checkpoint, INDEX_FILE, SINGLE_FILE, StoredDType};
+use crate::config::{LayerKind, NemotronHConfig, TransformerConfig, model_type, read_config};
+use count::Tally;
+
+/// What a model folder contains, what it costs, and how its layers are run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Profile {
+    /// `model_type` of the configuration.
+    pub model_type: String,
+    /// Layers of the stack.
+    pub layers: usize,
+    /// The stack as a pattern string: M Mamba-2, `*` attention, `-` MLP, E mixture of experts. `None` for plain transformers,
+    /// whose layers hold two of these each.
+    pub pattern: Option<String>,
+    /// Parameters by part, in the order of the forward pass.
+    pub parts: Vec<PartProfile>,
+    /// All parts together, without a multi-token-prediction head.
+    pub total: Amount,
+    /// The multi-token-prediction head, which this version skips.
+    pub mtp: Option<Amount>,
+    /// Parameters that one token uses.
+    pub active: ActiveParameters,
+    /// Fixed memory of a sequence.
+    pub state: StateBytes,
+    /// Memory of a sequence per token.
+    pub kv_per_token: KvBytes,
+    /// How each part is run; empty for families that this version does not run.
+    pub plan: Vec<Plan>,
+    /// What an optimizer that knows attention only would reach.
+    pub attention_only: Reach,
+    /// The weight files, where the folder has them.
+    pub stored: Option<StoredProfile>,
+}
+
+/// A part of a model; serialised as its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// Token embedding table.
+    Embeddings,
+    /// Layers of one kind, with their norms.
+    Layers(LayerKind),
+    /// Norm after the last layer.
+    FinalNorm,
+    /// Output projection.
+    LmHead,
+}
+
+impl Part {
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Embeddings => "embeddings",
+            Part::Layers(kind) => kind.name(),
+            Part::FinalNorm => "norm_f",
+            Part::LmHead => "lm_head",
+        }
+    }
+}
+
+impl Serialize for Part {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.name())
+    }
+}
+
+/// Parameters and bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Amount {
+    /// Parameters.
+    pub parameters: u64,
+    /// Bytes with all of them in BF16.
+    pub bytes_bf16: u64,
+    /// Bytes as stored, where weight files are there.
+    pub bytes_stored: Option<u64>,
+}
+
+/// Parameters and bytes of a part.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PartProfile {
+    /// The part.
+    pub part: Part,
+    /// Layers of this kind, 1 for the other parts.
+    pub count: usize,
+    /// What they hold.
+    #[serde(flatten)]
+    pub amount: Amount,
+    /// Parameters in routed experts, of which a token uses k of E.
+    pub routed_parameters: u64,
+}
+
+/// Parameters that one token uses: everything except the routed experts that are not chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ActiveParameters {
+    /// k: experts chosen for a token; 0 without experts.
+    pub experts_per_token: usize,
+    /// E: routed experts of a layer; 0 without experts.
+    pub experts: usize,
+    /// Without both embedding tables.
+    pub body: u64,
+    /// With the output table, which every token multiplies.
+    pub body_and_head: u64,
+    /// With both tables, though a token reads one row of the first. A tied table counts once.
+    pub with_both_tables: u64,
+}
+
+/// How many layers something reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Reach {
+    /// Layers reached.
+    pub layers: usize,
+    /// Layers of the stack.
+    pub of: usize,
+}
+
+/// The weight files of a model folder.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StoredProfile {
+    /// Number of files.
+    pub files: usize,
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Bytes of all tensors.
+    pub bytes: u64,
+    /// Tensors and bytes by element type.
+    pub dtypes: Vec<StoredAmount>,
+}
+
+/// Tensors of one element type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct StoredAmount {
+    /// The element type.
+    pub dtype: StoredDType,
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Profile {
+    /// Reads a model folder: the configuration, and the headers of the weight files if there are any.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Profile, ModelError> {
+        let dir = dir.as_ref();
+        let text = read_config(dir)?;
+        let has_weights = dir.join(SINGLE_FILE).exists() || dir.join(INDEX_FILE).exists();
+        let checkpoint = if has_weights {
+            Some(Checkpoint::open(dir)?)
+        } else {
+            None
+        };
+        Profile::from_json(&text, checkpoint.as_ref())
+    }
+
+    /// Profiles the text of a `config.json` of any family that the detector knows.
+    pub fn from_json(text: &[u8], checkpoint: Option<&Checkpoint>) -> Result<Profile, ModelError> {
+        match model_type(text)?.as_deref() {
+            None | Some("nemotron_h") => {
+                Profile::of_nemotron_h(&NemotronHConfig::from_json(text)?, checkpoint)
+            }
+            Some(_) => Ok(Profile::of_transformer(
+                &TransformerConfig::from_json(text)?,
+                checkpoint,
+            )),
+        }
+    }
+
+    /// Profiles a Nemotron-H model. Fails if a checkpoint is given that does not have the tensors of the configuration.
+    pub fn of_nemotron_h(
+        config: &NemotronHConfig,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<Profile, ModelError> {
+        let expected = config.tensors();
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.check(&expected)?;
+        }
+        let tally = Tally::of_nemotron_h(config, &expected, checkpoint);
+        let attention = config.count(LayerKind::Attention);
+        let experts = (config.num_experts_per_tok, config.n_routed_experts);
+        let operands = operand_kind(config, checkpoint);
+        Ok(Profile {
+            model_type: "nemotron_h".into(),
+            layers: config.layers.len(),
+            pattern: Some(config.pattern()),
+            total: tally.total(),
+            mtp: count::mtp(config, checkpoint),
+            active: tally.active(experts, config.tie_word_embeddings),
+            parts: tally.into_parts(),
+            state: StateBytes::of(config),
+            kv_per_token: KvBytes::of(attention, config.num_key_value_heads, config.head_dim),
+            plan: plan::of(config, operands),
+            attention_only: Reach {
+                layers: attention,
+                of: config.layers.len(),
+            },
+            stored: checkpoint.map(StoredProfile::of),
+        })
+    }
+
+    /// Profiles a plain transformer. With a checkpoint, parameters are those of its headers.
+    pub fn of_transformer(config: &TransformerConfig, checkpoint: Option<&Checkpoint>) -> Profile {
+        let tally = match checkpoint {
+            Some(checkpoint) => Tally::of_transformer_headers(config, checkpoint),
+            None => Tally::of_transformer(config),
+        };
+        let layers = config.feed_forward.len();
+        let experts = (config.num_experts_per_tok, config.num_experts);
+        Profile {
+            model_type: config.family.name().into(),
+            layers,
+            pattern: None,
+            total: tally.total(),
+            mtp: None,
+            active: tally.active(experts, config.tie_word_embeddings),
+            parts: tally.into_parts(),
+            state: StateBytes::default(),
+            kv_per_token: KvBytes::of(layers, config.num_key_value_heads, config.head_dim),
+            plan: Vec::new(),
+            attention_only: Reach { layers, of: layers },
+            stored: checkpoint.map(StoredProfile::of),
+        }
+    }
+
+    /// Parameters and bytes of a part, if the model has it.
+    pub fn part(&self, part: Part) -> Option<&PartProfile> {
+        self.parts.iter().find(|p| p.part == part)
+    }
+}
+
+impl StoredProfile {
+    fn of(checkpoint: &Checkpoint) -> StoredProfile {
+        let mut dtypes: Vec<StoredAmount> = Vec::new();
+        for info in checkpoint.infos() {
+            let at = dtypes
+                .iter()
+                .position(|amount| amount.dtype == info.dtype)
+                .unwrap_or_else(|| {
+                    dtypes.push(StoredAmount {
+                        dtype: info.dtype,
+                        tensors: 0,
+                        bytes: 0,
+                    });
+                    dtypes.len() - 1
+                });
+            dtypes[at].tensors += 1;
+            dtypes[at].bytes += info.bytes;
+        }
+        dtypes.sort_by_key(|amount| std::cmp::Reverse(amount.bytes));
+        StoredProfile {
+            files: checkpoint.files().count(),
+            tensors: checkpoint.len(),
+            bytes: dtypes.iter().map(|amount| amount.bytes).sum(),
+            dtypes,
+        }
+    }
+}
+
+/// The word for an operand kind in reports.
+fn operand_word(kind: OperandKind) -> &'static str {
+    match kind {
+        OperandKind::Bf16 => "bf16",
+        OperandKind::F32 => "f32",
+    }
+}
