@@ -8,19 +8,16 @@
 
 use std::ops::Range;
 
-use jetblock_numerics::lanes::Lanes;
-use jetblock_numerics::{canonical, math, max};
-use jetblock_simd::{Cpu, Kernel, Simd, TileMut, fp_env, steps, tiles};
+use jetblock_simd::{Cpu, Level, TileMut, fp_env, steps, tiles};
 
 use super::kernels::{
-    Bf16Keys, F32Keys, HeadValues, MAX_ROWS, PairKeys, QkKind, Scores, ValueCode, pair, scores,
-    weighted_values, weights,
+    Bf16Keys, F32Keys, Finish, Fold, HeadValues, MAX_ROWS, PairKeys, QkKind, RoundKeys, ScorePanel,
+    Scores, ValueCode, Weigh, WeightedValues,
 };
 use super::kv_cache::{Blocks, KEY_BLOCK, Keys, Values};
 use super::{Attention, KvCache, MAX_SPLIT};
 use crate::Columns;
 use crate::linear::OperandKind;
-use crate::row::{MAX_LANES, store_part};
 
 /// Rows of a task, if its tokens have that many: enough to read a block often, few enough to share among threads.
 const TASK_ROWS: usize = 192;
@@ -57,7 +54,7 @@ pub(super) fn attention(op: &Attention, out: &mut [f32], cpu: &Cpu) {
             out,
         });
     }
-    cpu.par_items(tasks, |task| cpu.run(task));
+    cpu.par_items(tasks, |task| task.run(cpu.level()));
 }
 
 /// Cuts positions `start..start + len` at multiples of a power of two that divides every block of keys, so that all
@@ -91,34 +88,31 @@ struct Task<'a> {
     out: TileMut<'a, f32>,
 }
 
-impl Kernel for Task<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
+impl Task<'_> {
+    fn run(self, level: Level) {
         let head = self.head;
-        match (self.cache.keys(), self.cache.values()) {
-            (Keys::Pairs(keys), Values::Bf16(values)) => {
-                attend::<S, PairKeys, u16>(simd, Stored { blocks: keys, head }, values, self);
+        let config = self.cache.config();
+        match (self.cache.keys(), self.cache.values(), config.kind) {
+            (Keys::Pairs(blocks), Values::Bf16(values), _) => {
+                attend::<PairKeys, u16>(level, Stored { blocks, head }, values, self);
             }
-            (Keys::Bf16(keys), Values::Bf16(values)) => {
-                attend::<S, Bf16Keys, u16>(simd, Stored { blocks: keys, head }, values, self);
+            (Keys::Bf16(blocks), Values::Bf16(values), _) => {
+                attend::<Bf16Keys, u16>(level, Stored { blocks, head }, values, self);
             }
-            (Keys::F32(keys), Values::F32(values)) => match self.cache.config().kind {
-                OperandKind::F32 => {
-                    attend::<S, F32Keys, f32>(simd, Stored { blocks: keys, head }, values, self);
-                }
-                OperandKind::Bf16 => {
-                    let rounded = Rounded {
-                        blocks: keys,
-                        head,
-                        first: 0,
-                        steps: self.cache.config().head_dim.div_ceil(2),
-                        pairs: Vec::new(),
-                    };
-                    attend::<S, PairKeys, f32>(simd, rounded, values, self);
-                }
-            },
+            (Keys::F32(blocks), Values::F32(values), OperandKind::F32) => {
+                attend::<F32Keys, f32>(level, Stored { blocks, head }, values, self);
+            }
+            (Keys::F32(blocks), Values::F32(values), OperandKind::Bf16) => {
+                let rounded = Rounded {
+                    blocks,
+                    head,
+                    level,
+                    first: 0,
+                    steps: config.head_dim.div_ceil(2),
+                    pairs: Vec::new(),
+                };
+                attend::<PairKeys, f32>(level, rounded, values, self);
+            }
             _ => unreachable!("a cache holds keys and values of one dtype"),
         }
     }
@@ -139,10 +133,8 @@ struct Stored<'a, T> {
 }
 
 impl<T: Copy + Default> Panels<T> for Stored<'_, T> {
-    #[inline(always)]
     fn enter(&mut self, _: Range<usize>) {}
 
-    #[inline(always)]
     fn panel(&self, block: usize) -> &[[T; KEY_BLOCK]] {
         self.blocks.head(block, self.head).as_chunks().0
     }
@@ -152,34 +144,23 @@ impl<T: Copy + Default> Panels<T> for Stored<'_, T> {
 struct Rounded<'a> {
     blocks: &'a Blocks<f32>,
     head: usize,
+    level: Level,
     first: usize,
     steps: usize,
     pairs: Vec<[u32; KEY_BLOCK]>,
 }
 
 impl Panels<u32> for Rounded<'_> {
-    #[inline(always)]
     fn enter(&mut self, blocks: Range<usize>) {
         self.first = blocks.start;
         self.pairs.clear();
         for block in blocks {
-            let keys = self
-                .blocks
-                .head(block, self.head)
-                .as_chunks::<KEY_BLOCK>()
-                .0;
-            for elements in keys.chunks(2) {
-                let mut pairs = [0; KEY_BLOCK];
-                let odd = elements.get(1).unwrap_or(&[0.0; KEY_BLOCK]);
-                for j in 0..KEY_BLOCK {
-                    pairs[j] = pair(elements[0][j], odd[j]);
-                }
-                self.pairs.push(pairs);
-            }
+            let keys = self.blocks.head(block, self.head).as_chunks().0;
+            let pairs = &mut self.pairs;
+            self.level.run(RoundKeys { keys, pairs });
         }
     }
 
-    #[inline(always)]
     fn panel(&self, block: usize) -> &[[u32; KEY_BLOCK]] {
         &self.pairs[(block - self.first) * self.steps..][..self.steps]
     }
@@ -222,9 +203,8 @@ macro_rules! for_each_tile {
     };
 }
 
-#[inline(always)]
-fn attend<S: Simd, K: QkKind<S>, V: ValueCode<S>>(
-    simd: S,
+fn attend<K: QkKind, V: ValueCode>(
+    level: Level,
     mut panels: impl Panels<K::Code>,
     values: &Blocks<V>,
     mut task: Task,
@@ -242,7 +222,7 @@ fn attend<S: Simd, K: QkKind<S>, V: ValueCode<S>>(
         queries: vec![K::Query::default(); rows * steps],
         steps,
     };
-    for_each_tile!(rows, row => pack_queries::<S, K>(&task, &mut state, row));
+    for_each_tile!(rows, row => pack_queries::<K>(&task, &mut state, row));
     let mut block = Block {
         values: HeadValues {
             blocks: values,
@@ -260,24 +240,20 @@ fn attend<S: Simd, K: QkKind<S>, V: ValueCode<S>>(
         block.start = start;
         block.values.first = start / KEY_BLOCK;
         panels.enter(block.values.first..last.div_ceil(KEY_BLOCK));
-        for_each_tile!(rows, row => tile::<S, K, V>(simd, &task, &panels, &mut block, &mut state, row));
+        for_each_tile!(rows, row => tile::<K, V>(level, &task, &panels, &mut block, &mut state, row));
     }
     for token in 0..tokens {
         let y = task.out.row_mut(token).chunks_exact_mut(head_dim);
         for (head, y) in y.enumerate() {
             let row = token * group + head;
-            let l = S::F::splat(state.l[row]);
-            let o = state.o[row * row_len..].chunks_exact(S::LANES);
-            for (y, o) in y.chunks_mut(S::LANES).zip(o) {
-                store_part(simd, canonical(simd.load(o).div(l)), y);
-            }
+            let (o, l) = (&state.o[row * row_len..], state.l[row]);
+            level.run(Finish { o, l, y });
         }
     }
 }
 
-/// Brings the queries of rows `row..row + ROWS` into the order in which [`tile`] reads them.
-#[inline(always)]
-fn pack_queries<S: Simd, K: QkKind<S>, const ROWS: usize>(
+/// Brings the queries of rows `row..row + ROWS` into the order in which [`ScorePanel`] reads them.
+fn pack_queries<K: QkKind, const ROWS: usize>(
     task: &Task,
     state: &mut State<K::Query>,
     row: usize,
@@ -296,9 +272,8 @@ fn pack_queries<S: Simd, K: QkKind<S>, const ROWS: usize>(
 }
 
 /// Brings rows `row..row + ROWS` over one block of keys.
-#[inline(always)]
-fn tile<S: Simd, K: QkKind<S>, V: ValueCode<S>, const ROWS: usize>(
-    simd: S,
+fn tile<K: QkKind, V: ValueCode, const ROWS: usize>(
+    level: Level,
     task: &Task,
     panels: &impl Panels<K::Code>,
     block: &mut Block<V>,
@@ -306,73 +281,54 @@ fn tile<S: Simd, K: QkKind<S>, V: ValueCode<S>, const ROWS: usize>(
     row: usize,
 ) {
     let scale = Attention::scale(task.cache.config().head_dim);
-    let admitted = |r: usize| {
+    let mut counts = [0; MAX_ROWS];
+    for (r, count) in counts[..ROWS].iter_mut().enumerate() {
         let position = task.position + (row + r) / task.group;
-        task.split.min(position + 1 - block.start)
-    };
-    let (least, most) = (admitted(0), admitted(ROWS - 1));
+        *count = task.split.min(position + 1 - block.start);
+    }
+    let (least, most) = (counts[0], counts[ROWS - 1]);
     let q = &state.queries[row * state.steps..][..ROWS * state.steps];
     for at in (0..most).step_by(KEY_BLOCK) {
-        let panel = panels.panel(block.values.first + at / KEY_BLOCK);
-        let keys = KEY_BLOCK.min(most - at);
-        let q = q.as_chunks::<ROWS>().0;
-        scores::<S, K, ROWS>(simd, q, panel, keys, scale, &mut block.scores, at);
+        level.run(ScorePanel::<K, ROWS> {
+            q: q.as_chunks().0,
+            panel: panels.panel(block.values.first + at / KEY_BLOCK),
+            keys: KEY_BLOCK.min(most - at),
+            scale,
+            out: &mut block.scores,
+            at,
+        });
     }
-    // +0 in lanes of no row: they are computed and dropped.
-    let (mut m_b, mut l_b) = ([0.0_f32; MAX_LANES], [0.0_f32; MAX_LANES]);
-    for r in 0..ROWS {
-        (m_b[r], l_b[r]) = weights(simd, &mut block.scores[r], admitted(r));
-    }
+    let scores = &mut block.scores[..ROWS];
+    let results = level.run(Weigh { scores, counts });
     let p = block.scores.first_chunk::<ROWS>();
     let p = p.expect("a tile has at most MAX_ROWS rows");
-    weighted_values(simd, p, block.values, 0..least, &mut block.o_b);
+    level.run(WeightedValues {
+        p,
+        values: block.values,
+        keys: 0..least,
+        o_b: &mut block.o_b,
+    });
     for r in 0..ROWS {
         // Later tokens of the tile admit a few keys more.
-        let keys = least..admitted(r);
-        let o_b = &mut block.o_b[r * state.row_len..];
-        weighted_values(simd, std::array::from_ref(&p[r]), block.values, keys, o_b);
-    }
-    fold::<S, K::Query, ROWS>(simd, &m_b, &l_b, &block.o_b, state, row);
-}
-
-/// Joins the partial results of a block to those of the blocks before.
-#[inline(always)]
-fn fold<S: Simd, Q, const ROWS: usize>(
-    simd: S,
-    m_b: &[f32; MAX_LANES],
-    l_b: &[f32; MAX_LANES],
-    o_b: &[f32],
-    state: &mut State<Q>,
-    row: usize,
-) {
-    let (mut m, mut l) = ([0.0_f32; MAX_LANES], [0.0_f32; MAX_LANES]);
-    m[..ROWS].copy_from_slice(&state.m[row..row + ROWS]);
-    l[..ROWS].copy_from_slice(&state.l[row..row + ROWS]);
-    let (mut a, mut b) = ([0.0_f32; MAX_LANES], [0.0_f32; MAX_LANES]);
-    for r in (0..ROWS).step_by(S::LANES) {
-        let (old, new) = (simd.load(&m[r..]), simd.load(&m_b[r..]));
-        let largest = max(old, new);
-        let (scale_old, scale_new) = (math::exp(old.sub(largest)), math::exp(new.sub(largest)));
-        let sum = simd
-            .load(&l[r..])
-            .fma(scale_old, simd.load(&l_b[r..]).mul(scale_new));
-        simd.store(largest, &mut m[r..]);
-        simd.store(sum, &mut l[r..]);
-        simd.store(scale_old, &mut a[r..]);
-        simd.store(scale_new, &mut b[r..]);
-    }
-    state.m[row..row + ROWS].copy_from_slice(&m[..ROWS]);
-    state.l[row..row + ROWS].copy_from_slice(&l[..ROWS]);
-    let o = state.o[row * state.row_len..].chunks_exact_mut(state.row_len);
-    for (r, (o, o_b)) in o
-        .zip(o_b.chunks_exact(state.row_len))
-        .take(ROWS)
-        .enumerate()
-    {
-        let (a, b) = (S::F::splat(a[r]), S::F::splat(b[r]));
-        for (o, o_b) in o.chunks_exact_mut(S::LANES).zip(o_b.chunks_exact(S::LANES)) {
-            let joined = simd.load(o).fma(a, simd.load(o_b).mul(b));
-            simd.store(joined, o);
+        if counts[r] > least {
+            level.run(WeightedValues {
+                p: std::array::from_ref(&p[r]),
+                values: block.values,
+                keys: least..counts[r],
+                o_b: &mut block.o_b[r * state.row_len..],
+            });
         }
     }
+    let (rows, elements) = (
+        row..row + ROWS,
+        row * state.row_len..(row + ROWS) * state.row_len,
+    );
+    level.run(Fold {
+        block: results,
+        o_b: &block.o_b,
+        m: &mut state.m[rows.clone()],
+        l: &mut state.l[rows],
+        o: &mut state.o[elements],
+        row_len: state.row_len,
+    });
 }
