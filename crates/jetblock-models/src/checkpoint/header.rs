@@ -208,9 +208,14 @@ impl RawTensor {
         })?;
         let (begin, end) = self.data_offsets;
         let available = data.end - data.start;
-        if begin > end || end > available {
+        if begin > end {
             return Err(format!(
-                "data_offsets [{begin}, {end}], expected ascending offsets up to {available}"
+                "data_offsets [{begin}, {end}], expected ascending ones"
+            ));
+        }
+        if end > available {
+            return Err(format!(
+                "ends at byte {end} of the data, but the file has {available}: it is truncated"
             ));
         }
         if end - begin != length {
