@@ -3,6 +3,7 @@
 //! Field names are the checkpoint's. Sizes are bounded so that no product of them overflows later, and every field that the
 //! layers of the stack need must be spelled out: the defaults of the programs that write these files differ.
 
+mod domain;
 mod error;
 mod json;
 mod nemotron_h;
@@ -26,7 +27,7 @@ pub use transformer::{TransformerConfig, TransformerFamily};
 /// than any real configuration.
 pub(crate) fn read_config(dir: &Path) -> Result<Vec<u8>, ConfigError> {
     if dir.join("hf_quant_config.json").exists() {
-        return Err(nemotron_h::quantized("hf_quant_config.json"));
+        return Err(domain::quantized("hf_quant_config.json"));
     }
     let path = dir.join("config.json");
     let io = |source| ConfigError::Io {

@@ -3,8 +3,8 @@
 use jetblock_tensor::DType;
 use serde::Serialize;
 
+use super::domain::{check_not_quantized, divides, dtype, dtype_name};
 use super::json::{Fields, missing, parse_object, shown};
-use super::nemotron_h::{check_not_quantized, divides, dtype, dtype_name};
 use super::{ConfigError, LayerKind, MAX_EXPERTS, MAX_LAYERS, MAX_ROWS, MAX_WIDTH};
 
 const MAX_HEADS: usize = 1 << 16;
