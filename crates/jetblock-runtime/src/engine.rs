@@ -82,7 +82,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
-        EngineOptions { step_rows: 512, max_sequences: 64 }
+        EngineOptions { step_rows: 256, max_sequences: 64 }
     }
 }
 

@@ -66,6 +66,8 @@ impl Cpu {
         } else {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)
+                // Kernels keep tiles on the stack, and unoptimised builds keep much more there.
+                .stack_size(8 << 20)
                 .thread_name(|i| format!("jetblock-{i}"))
                 .start_handler(|_| fp_env::set_for_thread())
                 .build()

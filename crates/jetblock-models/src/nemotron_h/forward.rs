@@ -18,7 +18,7 @@ use crate::workspace::{Workspace, sized};
 use crate::{ModelError, moe};
 
 /// Rows computed together at most. More are computed in turn, which changes no bit and bounds scratch memory.
-const STEP_ROWS: usize = 512;
+const STEP_ROWS: usize = 256;
 
 /// Which positions of a piece give logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
