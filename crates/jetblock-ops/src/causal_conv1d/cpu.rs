@@ -1,20 +1,19 @@
 //! The convolution with lanes over channels, threads over blocks of channels of one sequence.
 
 use std::ops::Range;
-use std::slice;
 
 use jetblock_numerics::math::silu;
 use jetblock_numerics::{Lanes, canonical};
 use jetblock_simd::{Cpu, Kernel, Simd, TileMut, fp_env, steps, tiles};
 
 use super::CausalConv1d;
-use crate::OpError;
 use crate::row::{load_part, store_part};
+use crate::{OpError, Segment};
 
-/// Outputs that are worth a thread's while.
-const GRAIN: usize = 8 * 1024;
-/// Fewest channels in a block: a row's part is then some cache lines long.
-const CHANNELS: usize = 256;
+/// Rows and columns of a thread's share: its part of the weights stays in the first-level cache, its part of a row is
+/// long enough to be fetched ahead.
+const ROWS: usize = 64;
+const COLUMNS: usize = 2048;
 /// Kernel positions taken in one pass over a row. Released models have K = 4: one pass.
 const TAPS: usize = 4;
 
@@ -28,46 +27,44 @@ impl CausalConv1d<'_> {
     ) -> Result<(), OpError> {
         self.check_all(states, out)?;
         let _guard = fp_env::Guard::new();
-        let channels = self.channels();
-        let rows: Vec<_> = self
-            .segments
-            .iter()
-            .map(|segment| segment.rows.clone())
-            .collect();
-        let longest = rows.iter().map(Range::len).max().unwrap_or(0).max(1);
-        let columns = steps(channels, (GRAIN / longest).max(CHANNELS));
-
-        let carried = 0..self.history();
-        let mut out = tiles(out, channels, &rows, &columns).into_iter();
-        let mut blocks = Vec::with_capacity(out.len());
-        for (rows, state) in rows.iter().zip(states) {
-            for (state, columns) in tiles(state, channels, slice::from_ref(&carried), &columns)
-                .into_iter()
-                .zip(&columns)
-            {
-                let out = out
-                    .next()
-                    .expect("there is a tile for each segment and block");
-                blocks.push(Block {
-                    op: self,
-                    rows: rows.clone(),
-                    columns: columns.clone(),
-                    state,
-                    out,
-                });
+        let columns = steps(self.channels(), COLUMNS);
+        let (mut inputs, mut rows) = (Vec::new(), Vec::new());
+        for (segment, carried) in self.segments.iter().zip(states.iter()) {
+            for piece in steps(segment.len(), ROWS) {
+                rows.push(segment.rows.start + piece.start..segment.rows.start + piece.end);
+                for columns in columns.clone() {
+                    let (first, t) = (segment.rows.start, piece.start);
+                    inputs.push(Input {
+                        op: self,
+                        first,
+                        t,
+                        columns,
+                        carried,
+                    });
+                }
             }
         }
-        cpu.par_items(blocks, |block| cpu.run(block));
+        let out = tiles(out, self.channels(), &rows, &columns);
+        let blocks = inputs
+            .into_iter()
+            .zip(out)
+            .map(|(input, out)| Block { input, out });
+        cpu.par_items(blocks.collect(), |block| cpu.run(block));
+
+        let segments = self.segments.iter().zip(states);
+        let carries = segments.map(|(segment, state)| Carry {
+            op: self,
+            segment,
+            state,
+        });
+        cpu.par_items(carries.collect(), |carry| cpu.run(carry));
         Ok(())
     }
 }
 
-/// Some channels of one sequence.
+/// Some columns of some rows of one sequence.
 struct Block<'a> {
-    op: &'a CausalConv1d<'a>,
-    rows: Range<usize>,
-    columns: Range<usize>,
-    state: TileMut<'a, f32>,
+    input: Input<'a>,
     out: TileMut<'a, f32>,
 }
 
@@ -76,33 +73,49 @@ impl Kernel for Block<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        // The carried rows are copied because they are overwritten at the end.
-        let mut carried = Vec::with_capacity(self.op.history() * self.columns.len());
-        for j in 0..self.op.history() {
-            carried.extend_from_slice(self.state.row_mut(j));
+        for row in 0..self.out.rows() {
+            self.input
+                .convolve(simd, self.input.t + row, self.out.row_mut(row));
         }
-        let input = Input {
-            op: self.op,
-            first: self.rows.start,
-            columns: self.columns,
-            carried: &carried,
-        };
-        for t in 0..self.out.rows() {
-            input.convolve(simd, t, self.out.row_mut(t));
-        }
-        for j in 0..self.op.history() {
-            let (last, state) = (input.row(self.out.rows() + j), self.state.row_mut(j));
-            for (x, state) in last.chunks(S::LANES).zip(state.chunks_mut(S::LANES)) {
-                store_part(simd, canonical(load_part(simd, x)), state);
+    }
+}
+
+/// Brings a state forward past its segment.
+struct Carry<'a, 's> {
+    op: &'a CausalConv1d<'a>,
+    segment: &'a Segment,
+    state: &'a mut &'s mut [f32],
+}
+
+impl Kernel for Carry<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let (channels, history) = (self.op.channels(), self.op.history());
+        for j in 0..history {
+            let (from, to) = (self.segment.len() + j, j * channels);
+            if from < history {
+                self.state
+                    .copy_within(from * channels..(from + 1) * channels, to);
+            } else {
+                let row = self.op.x.row(self.segment.rows.start + from - history);
+                self.state[to..to + channels].copy_from_slice(row);
+            }
+            for v in self.state[to..to + channels].chunks_mut(S::LANES) {
+                store_part(simd, canonical(load_part(simd, v)), v);
             }
         }
     }
 }
 
-/// A block's rows of x, preceded by the carried ones.
+/// Some columns of a segment's rows of x, preceded by the carried ones.
 struct Input<'a> {
     op: &'a CausalConv1d<'a>,
+    /// First row of the segment.
     first: usize,
+    /// First output row of the block, counted from there.
+    t: usize,
     columns: Range<usize>,
     carried: &'a [f32],
 }
@@ -111,12 +124,13 @@ impl Input<'_> {
     /// Row `i`, where row K - 1 is the segment's first.
     #[inline(always)]
     fn row(&self, i: usize) -> &[f32] {
-        let (history, width) = (self.op.history(), self.columns.len());
-        if i < history {
-            &self.carried[i * width..][..width]
+        let history = self.op.history();
+        let row = if i < history {
+            &self.carried[i * self.op.channels()..]
         } else {
-            &self.op.x.row(self.first + i - history)[self.columns.clone()]
-        }
+            self.op.x.row(self.first + i - history)
+        };
+        &row[self.columns.clone()]
     }
 
     #[inline(always)]

@@ -70,14 +70,17 @@ impl Sampling<'_> {
         {
             return Err(id_out_of_range("logit_bias", *id, vocab));
         }
-        match self.logits.iter().position(|l| l.is_nan()) {
-            Some(index) => Err(OpError::Nan {
-                op: Self::NAME,
-                arg: "logits [V]",
-                index,
-            }),
-            None => Ok(()),
+        // Looking at every element without leaving early is what compilers turn into vector code.
+        if !self.logits.iter().fold(false, |any, l| any | l.is_nan()) {
+            return Ok(());
         }
+        let index = self.logits.iter().position(|l| l.is_nan());
+        let index = index.expect("one was seen");
+        Err(OpError::Nan {
+            op: Self::NAME,
+            arg: "logits [V]",
+            index,
+        })
     }
 
     /// A uniform 64-bit integer that belongs to this draw alone.

@@ -15,8 +15,13 @@ use super::SelectiveScan;
 use crate::OpError;
 use crate::row::{load_part, store_part};
 
-/// Tokens that pass over a block of the state together. Their inputs and outputs share the first-level cache with it.
-const TOKENS: usize = 16;
+/// Tokens that pass over a block of the state together: enough that fetching the block costs little beside them.
+const TOKENS: usize = 32;
+/// Most heads a thread takes together. Their parts of a row of x lie side by side, and a group of them reads the same
+/// b and c.
+const HEADS: usize = 8;
+/// Most vectors of columns taken together.
+const VECTORS: usize = 4;
 /// Time steps that are worth a thread's while.
 const GRAIN: usize = 4 * 1024;
 
@@ -51,27 +56,29 @@ impl SelectiveScan<'_> {
             .iter()
             .map(|segment| segment.rows.clone())
             .collect();
+        let shares = cpu.threads() * 4;
+        let together = (heads * rows.len() / shares).clamp(1, HEADS);
+        let shares = steps(heads, together);
         let mut out = tiles(
             out,
             heads * head_dim,
             &rows,
-            &steps(heads * head_dim, head_dim),
+            &steps(heads * head_dim, together * head_dim),
         )
         .into_iter();
         let mut items = Vec::with_capacity(out.len());
         for (rows, state) in rows.iter().zip(states) {
-            for (head, state) in state
-                .chunks_exact_mut(self.state_len() * head_dim)
-                .enumerate()
-            {
+            let states = state.chunks_mut(together * self.state_len() * head_dim);
+            for (heads, state) in shares.iter().zip(states) {
                 let out = out
                     .next()
-                    .expect("there is a tile for each segment and head");
-                items.push(Head {
+                    .expect("there is a tile for each segment and share");
+                let (rows, heads, time_steps) = (rows.clone(), heads.clone(), &time_steps[..]);
+                items.push(Share {
                     op: self,
-                    time_steps: &time_steps,
-                    head,
-                    rows: rows.clone(),
+                    time_steps,
+                    heads,
+                    rows,
                     state,
                     out,
                 });
@@ -116,44 +123,73 @@ impl Kernel for TimeSteps<'_> {
     }
 }
 
-/// One head of one sequence.
-struct Head<'a> {
+/// Some heads of one sequence.
+struct Share<'a> {
     op: &'a SelectiveScan<'a>,
     time_steps: &'a [f32],
-    head: usize,
+    heads: Range<usize>,
     rows: Range<usize>,
-    /// `[N, P]`.
+    /// `[heads, N, P]`.
     state: &'a mut [f32],
     out: TileMut<'a, f32>,
 }
 
-impl Kernel for Head<'_> {
+impl Kernel for Share<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        let head_dim = self.op.head_dim();
-        let state = std::mem::take(&mut self.state);
-        let mut p = 0;
-        while p < head_dim {
-            let left = head_dim - p;
-            let strip = Strip {
-                data: &mut *state,
-                stride: head_dim,
-                p,
-            };
-            // As many vectors as leave registers for two tokens: there are 32 at sixteen lanes, 16 at eight.
-            p += if S::LANES == 16 && left >= 4 * S::LANES {
-                self.scan::<S, 4>(simd, strip, p)
-            } else if left >= 2 * S::LANES {
-                self.scan::<S, 2>(simd, strip, p)
-            } else if left >= S::LANES {
-                self.scan::<S, 1>(simd, strip, p)
-            } else {
-                self.scan_part(simd, state, p)
-            };
+        // Each of these is a division: not for the inner loops.
+        let (heads, head_dim) = (self.op.heads(), self.op.head_dim());
+        let size = self.op.state_len() * head_dim;
+        let mut vy = Rows {
+            v: [[S::F::splat(0.0); VECTORS]; TOKENS],
+            y: [[S::F::splat(0.0); VECTORS]; TOKENS],
+        };
+        for start in self.rows.clone().step_by(TOKENS) {
+            let rows = start..self.rows.end.min(start + TOKENS);
+            for (i, state) in self.state.chunks_exact_mut(size).enumerate() {
+                let mut tile = Tile {
+                    op: self.op,
+                    time_steps: self.time_steps,
+                    heads,
+                    head: self.heads.start + i,
+                    head_dim,
+                    group_start: self.op.group_columns(self.heads.start + i).start,
+                    rows: rows.clone(),
+                    is_last: rows.end == self.rows.end,
+                    out: &mut self.out,
+                    out_row: start - self.rows.start,
+                    out_column: i * head_dim,
+                };
+                tile.scan_head(simd, state, &mut vy);
+            }
         }
     }
+}
+
+/// One head over some rows of one sequence.
+struct Tile<'a, 't> {
+    op: &'a SelectiveScan<'a>,
+    time_steps: &'a [f32],
+    heads: usize,
+    head: usize,
+    head_dim: usize,
+    /// First of the head's columns in `b` and `c`.
+    group_start: usize,
+    rows: Range<usize>,
+    /// Whether the sequence has no rows after these.
+    is_last: bool,
+    out: &'t mut TileMut<'a, f32>,
+    /// Where the tile's first row and the head's first column are in `out`.
+    out_row: usize,
+    out_column: usize,
+}
+
+/// What a tile's tokens write into the state, `dt * x`, and what they have read from it so far.
+struct Rows<F> {
+    v: [[F; VECTORS]; TOKENS],
+    y: [[F; VECTORS]; TOKENS],
 }
 
 /// `V` vectors of every row of a state `[N, stride]`, from column `p`.
@@ -171,145 +207,171 @@ struct Tokens<'a, F, const V: usize, const T: usize> {
     c: [&'a [f32]; T],
 }
 
-impl Head<'_> {
-    /// The last columns, fewer than a vector: through a copy with full rows.
+impl Tile<'_, '_> {
+    /// All columns of the head's state `[N, P]`.
     #[inline(always)]
-    fn scan_part<S: Simd>(&mut self, simd: S, state: &mut [f32], p: usize) -> usize {
-        let head_dim = self.op.head_dim();
-        let mut padded = vec![0.0; self.op.state_len() * S::LANES];
-        for (row, padded) in state.chunks(head_dim).zip(padded.chunks_mut(S::LANES)) {
-            padded[..head_dim - p].copy_from_slice(&row[p..]);
-        }
-        self.scan::<S, 1>(
-            simd,
-            Strip {
-                data: &mut padded,
-                stride: S::LANES,
-                p: 0,
-            },
-            p,
-        );
-        for (row, padded) in state.chunks_mut(head_dim).zip(padded.chunks(S::LANES)) {
-            row[p..].copy_from_slice(&padded[..head_dim - p]);
-        }
-        head_dim - p
-    }
-
-    /// All tokens over `V` vectors of columns from `p`; returns the number of columns.
-    #[inline(always)]
-    fn scan<S: Simd, const V: usize>(&mut self, simd: S, strip: Strip, p: usize) -> usize {
-        let rows = self.rows.clone();
-        for start in rows.clone().step_by(TOKENS) {
-            let tile = start..rows.end.min(start + TOKENS);
-            let mut v = [[S::F::splat(0.0); V]; TOKENS];
-            let mut y = [[S::F::splat(0.0); V]; TOKENS];
-            for (v, r) in v.iter_mut().zip(tile.clone()) {
-                let dt = S::F::splat(self.dt(r));
-                for i in 0..V {
-                    v[i] = dt.mul(load_part(simd, self.x(r, p + i * S::LANES)));
+    fn scan_head<S: Simd>(&mut self, simd: S, state: &mut [f32], vy: &mut Rows<S::F>) {
+        let stride = self.head_dim;
+        let (mut p, mut padded) = (0, Vec::new());
+        while p < stride {
+            let left = stride - p;
+            let strip = Strip {
+                data: &mut *state,
+                stride,
+                p,
+            };
+            // As many vectors as leave registers for two tokens: there are 32 at sixteen lanes, 16 at eight.
+            if S::LANES == 16 && left >= 4 * S::LANES {
+                self.scan::<S, 4>(simd, strip, p, vy);
+                p += 4 * S::LANES;
+            } else if left >= 2 * S::LANES {
+                self.scan::<S, 2>(simd, strip, p, vy);
+                p += 2 * S::LANES;
+            } else {
+                // The last columns may be fewer than a vector: they go through a copy with full rows.
+                let is_part = left < S::LANES;
+                if is_part {
+                    padded.resize(self.op.state_len() * S::LANES, 0.0);
+                    copy_columns(strip.data, stride, p, &mut padded, S::LANES, 0, left);
                 }
-            }
-            for (i, block) in strip
-                .data
-                .chunks_mut(STATE_BLOCK * strip.stride)
-                .enumerate()
-            {
-                let strip = Strip {
-                    data: block,
-                    ..strip
+                let part = if is_part {
+                    Strip {
+                        data: &mut padded,
+                        stride: S::LANES,
+                        p: 0,
+                    }
+                } else {
+                    strip
                 };
-                self.pass_tile(simd, tile.clone(), i * STATE_BLOCK, strip, &v, &mut y);
-            }
-            for (t, r) in tile.enumerate() {
-                self.finish(simd, r, p, y[t]);
+                self.scan::<S, 1>(simd, part, p, vy);
+                if is_part {
+                    copy_columns(&padded, S::LANES, 0, state, stride, p, left);
+                }
+                p += left.min(S::LANES);
             }
         }
-        V * S::LANES
     }
 
-    /// A tile of tokens over one block of the state, the rows from `n`.
+    /// `V` vectors of columns from `p`.
     #[inline(always)]
-    fn pass_tile<S: Simd, const V: usize>(
+    fn scan<S: Simd, const V: usize>(
+        &mut self,
+        simd: S,
+        strip: Strip,
+        p: usize,
+        vy: &mut Rows<S::F>,
+    ) {
+        for (t, r) in self.rows.clone().enumerate() {
+            let dt = S::F::splat(self.time_steps[r * 2 * self.heads + self.head]);
+            for i in 0..V {
+                vy.v[t][i] = dt.mul(load_part(simd, self.x(r, p + i * S::LANES)));
+                vy.y[t][i] = S::F::splat(0.0);
+            }
+        }
+        for (i, block) in strip
+            .data
+            .chunks_mut(STATE_BLOCK * strip.stride)
+            .enumerate()
+        {
+            let strip = Strip {
+                data: block,
+                ..strip
+            };
+            self.pass_block::<S, V>(simd, i * STATE_BLOCK, strip, vy);
+        }
+        for (t, r) in self.rows.clone().enumerate() {
+            self.finish::<S, V>(simd, t, r, p, &vy.y[t]);
+        }
+    }
+
+    /// All tokens of the tile over one block of the state, the rows from `n`.
+    #[inline(always)]
+    fn pass_block<S: Simd, const V: usize>(
         &self,
         simd: S,
-        tile: Range<usize>,
         n: usize,
         mut strip: Strip,
-        v: &[[S::F; V]; TOKENS],
-        y: &mut [[S::F; V]; TOKENS],
+        vy: &mut Rows<S::F>,
     ) {
-        let len = strip.data.len() / strip.stride;
+        let n = n..n + strip.data.len() / strip.stride;
         let mut t = 0;
-        while t < tile.len() {
-            let r = tile.start + t;
-            let left = self.rows.end - r;
-            t += if t + 1 < tile.len() {
-                let tokens = self.tokens::<S, V, 2>(r, n..n + len, [v[t], v[t + 1]]);
-                let part = if left == 2 {
+        while t < self.rows.len() {
+            let is_last = |tokens: usize| self.is_last && t + tokens == self.rows.len();
+            t += if t + 1 < self.rows.len() {
+                let tokens = self.tokens::<S, V, 2>(t, n.clone(), [&vy.v[t], &vy.v[t + 1]]);
+                let part = if is_last(2) {
                     pass::<S, V, 2, true>(simd, &mut strip, tokens)
                 } else {
                     pass::<S, V, 2, false>(simd, &mut strip, tokens)
                 };
-                add::<S, V>(&mut y[t], part[0]);
-                add::<S, V>(&mut y[t + 1], part[1]);
+                add::<S, V>(&mut vy.y[t], part[0]);
+                add::<S, V>(&mut vy.y[t + 1], part[1]);
                 2
             } else {
-                let tokens = self.tokens::<S, V, 1>(r, n..n + len, [v[t]]);
-                let part = if left == 1 {
+                let tokens = self.tokens::<S, V, 1>(t, n.clone(), [&vy.v[t]]);
+                let part = if is_last(1) {
                     pass::<S, V, 1, true>(simd, &mut strip, tokens)
                 } else {
                     pass::<S, V, 1, false>(simd, &mut strip, tokens)
                 };
-                add::<S, V>(&mut y[t], part[0]);
+                add::<S, V>(&mut vy.y[t], part[0]);
                 1
             };
         }
     }
 
+    /// `T` tokens from the tile's token `t`.
     #[inline(always)]
     fn tokens<S: Simd, const V: usize, const T: usize>(
         &self,
-        r: usize,
+        t: usize,
         n: Range<usize>,
-        v: [[S::F; V]; T],
+        v: [&[S::F; VECTORS]; T],
     ) -> Tokens<'_, S::F, V, T> {
-        let first = self.op.group_columns(self.head).start;
-        let n = first + n.start..first + n.end;
-        Tokens {
-            decay: std::array::from_fn(|t| S::F::splat(self.decay(r + t))),
-            v,
-            b: std::array::from_fn(|t| &self.op.b.row(r + t)[n.clone()]),
-            c: std::array::from_fn(|t| &self.op.c.row(r + t)[n.clone()]),
+        let (op, r) = (self.op, self.rows.start + t);
+        let n = self.group_start + n.start..self.group_start + n.end;
+        // Loops, not `map` or `from_fn`: closures over vectors may stay calls, without the target features.
+        let mut tokens = Tokens {
+            decay: [S::F::splat(0.0); T],
+            v: [[S::F::splat(0.0); V]; T],
+            b: [&[]; T],
+            c: [&[]; T],
+        };
+        for t in 0..T {
+            let decay = self.time_steps[((r + t) * 2 + 1) * self.heads + self.head];
+            tokens.decay[t] = S::F::splat(decay);
+            for i in 0..V {
+                tokens.v[t][i] = v[t][i];
+            }
+            tokens.b[t] = &op.b.row(r + t)[n.clone()];
+            tokens.c[t] = &op.c.row(r + t)[n.clone()];
         }
-    }
-
-    #[inline(always)]
-    fn dt(&self, r: usize) -> f32 {
-        self.time_steps[r * 2 * self.op.heads() + self.head]
-    }
-
-    #[inline(always)]
-    fn decay(&self, r: usize) -> f32 {
-        self.time_steps[(r * 2 + 1) * self.op.heads() + self.head]
+        tokens
     }
 
     /// x of one token from column `p`: a vector, or what is left of the head.
     #[inline(always)]
     fn x(&self, r: usize, p: usize) -> &[f32] {
-        let head_dim = self.op.head_dim();
-        &self.op.x.row(r)[self.head * head_dim..][p..head_dim]
+        &self.op.x.row(r)[self.head * self.head_dim..][p..self.head_dim]
     }
 
-    /// Adds the skip connection and stores one token's outputs.
+    /// Adds the skip connection and stores the outputs of the tile's token `t`.
     #[inline(always)]
-    fn finish<S: Simd, const V: usize>(&mut self, simd: S, r: usize, p: usize, y: [S::F; V]) {
+    fn finish<S: Simd, const V: usize>(
+        &mut self,
+        simd: S,
+        t: usize,
+        r: usize,
+        p: usize,
+        y: &[S::F; VECTORS],
+    ) {
         let d = S::F::splat(self.op.d[self.head]);
         for i in 0..V {
             let p = p + i * S::LANES;
             let skipped = canonical(d.fma(load_part(simd, self.x(r, p)), y[i]));
-            let out = &mut self.out.row_mut(r - self.rows.start)[p..];
-            let len = out.len().min(S::LANES);
-            store_part(simd, skipped, &mut out[..len]);
+            let len = S::LANES.min(self.head_dim - p);
+            let out = &mut self.out.row_mut(self.out_row + t)[self.out_column + p..][..len];
+            store_part(simd, skipped, out);
         }
     }
 }
@@ -325,8 +387,12 @@ fn pass<S: Simd, const V: usize, const T: usize, const LAST: bool>(
     let mut y = [[S::F::splat(0.0); V]; T];
     for (n, row) in strip.data.chunks_exact_mut(strip.stride).enumerate() {
         let row = &mut row[strip.p..strip.p + V * S::LANES];
-        let b = tokens.b.map(|b| S::F::splat(b[n]));
-        let c = tokens.c.map(|c| S::F::splat(c[n]));
+        let mut b = [S::F::splat(0.0); T];
+        let mut c = [S::F::splat(0.0); T];
+        for t in 0..T {
+            b[t] = S::F::splat(tokens.b[t][n]);
+            c[t] = S::F::splat(tokens.c[t][n]);
+        }
         for i in 0..V {
             let part = &mut row[i * S::LANES..];
             let mut s = simd.load(part);
@@ -341,8 +407,23 @@ fn pass<S: Simd, const V: usize, const T: usize, const LAST: bool>(
 }
 
 #[inline(always)]
-fn add<S: Simd, const V: usize>(total: &mut [S::F; V], part: [S::F; V]) {
+fn add<S: Simd, const V: usize>(total: &mut [S::F; VECTORS], part: [S::F; V]) {
     for i in 0..V {
         total[i] = total[i].add(part[i]);
+    }
+}
+
+/// Copies `width` columns of each row from one matrix to another; matrices are data, row length and first column.
+fn copy_columns(
+    from: &[f32],
+    from_stride: usize,
+    from_column: usize,
+    to: &mut [f32],
+    to_stride: usize,
+    to_column: usize,
+    width: usize,
+) {
+    for (from, to) in from.chunks(from_stride).zip(to.chunks_mut(to_stride)) {
+        to[to_column..to_column + width].copy_from_slice(&from[from_column..from_column + width]);
     }
 }
