@@ -36,7 +36,12 @@ impl Kernels for Control {
         Ok(())
     }
 
-    fn rms_norm_gated(&self, cpu: &Cpu, args: &RmsNormGated<'_>, out: &mut [f32]) -> Result<(), OpError> {
+    fn rms_norm_gated(
+        &self,
+        cpu: &Cpu,
+        args: &RmsNormGated<'_>,
+        out: &mut [f32],
+    ) -> Result<(), OpError> {
         args.check()?;
         norm::rms_norm_gated(cpu, args, out);
         Ok(())
@@ -61,6 +66,10 @@ impl Kernels for Control {
 
     fn attention(&self, cpu: &Cpu, args: &Attention<'_>, out: &mut [f32]) -> Result<(), OpError> {
         let decoding = args.segments.iter().all(|segment| segment.len() == 1);
-        Attention { split: if decoding { 64 } else { 256 }, ..args.clone() }.cpu(out, cpu)
+        Attention {
+            split: if decoding { 64 } else { 256 },
+            ..args.clone()
+        }
+        .cpu(out, cpu)
     }
 }

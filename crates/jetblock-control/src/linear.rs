@@ -14,10 +14,20 @@ const CACHE_BLOCK: usize = 512;
 const TILE_ROWS: usize = 6;
 
 pub(crate) fn grouped(cpu: &Cpu, jobs: Vec<LinearJob<'_>>) {
-    let total: usize = jobs.iter().map(|job| job.out.len()).fold(0, |sum, n| sum + n);
+    let total: usize = jobs.iter().map(|job| job.out.len()).sum();
     let mut tasks = Vec::new();
     for job in jobs {
-        let LinearJob { x, rows, weight, bias, epilogue, out } = job;
+        let LinearJob {
+            x,
+            rows,
+            weight,
+            bias,
+            epilogue,
+            out,
+        } = job;
+        if rows.is_empty() {
+            continue;
+        }
         if rows.len() == 1 && cpu.threads() > 1 {
             split_k(cpu, x, rows.at(0), weight, out);
             finish(out, weight.n(), bias, epilogue);
@@ -27,10 +37,18 @@ pub(crate) fn grouped(cpu: &Cpu, jobs: Vec<LinearJob<'_>>) {
         let share = (total / (cpu.threads() * 4 * rows.len() * PANEL)).clamp(1, panels);
         let share = if cpu.threads() == 1 { panels } else { share };
         let columns = steps(weight.n(), share * PANEL);
-        let all = [0..rows.len()];
+        let all = steps(rows.len(), rows.len());
         for (columns, out) in columns.iter().zip(tiles(out, weight.n(), &all, &columns)) {
             let panels = columns.start / PANEL..columns.end.div_ceil(PANEL);
-            tasks.push(Task { x, rows: rows.clone(), weight, panels, out, bias, epilogue });
+            tasks.push(Task {
+                x,
+                rows: rows.clone(),
+                weight,
+                panels,
+                out,
+                bias,
+                epilogue,
+            });
         }
     }
     cpu.par_items(tasks, |task| cpu.run(task));
@@ -54,15 +72,25 @@ fn split_k(cpu: &Cpu, x: &Prepared, row: usize, weight: &PackedMatrix, out: &mut
         RowView::Pairs(x) => x.len(),
         RowView::Values(x) => x.len(),
     };
-    let parts: Vec<Mutex<Vec<f32>>> = (0..cpu.threads()).map(|_| Mutex::new(vec![0.0; out.len()])).collect();
+    let parts: Vec<Mutex<Vec<f32>>> = (0..cpu.threads())
+        .map(|_| Mutex::new(vec![0.0; out.len()]))
+        .collect();
     cpu.par_items((0..parts.len()).collect(), |part| {
         let range = words * part / parts.len()..words * (part + 1) / parts.len();
         let mut own = parts[part].lock().expect("no thread panics here");
-        cpu.run(OneRow { x: x.row(row), weight, words: range, out: &mut own });
+        cpu.run(OneRow {
+            x: x.row(row),
+            weight,
+            words: range,
+            out: &mut own,
+        });
     });
     out.fill(0.0);
     for part in parts {
-        for (y, p) in out.iter_mut().zip(part.into_inner().expect("no thread panics here")) {
+        for (y, p) in out
+            .iter_mut()
+            .zip(part.into_inner().expect("no thread panics here"))
+        {
             *y += p;
         }
     }
@@ -79,7 +107,12 @@ impl Kernel for OneRow<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let OneRow { x, weight, words, out } = self;
+        let OneRow {
+            x,
+            weight,
+            words,
+            out,
+        } = self;
         for (panel, out) in out.chunks_mut(PANEL).enumerate() {
             let mut y = [0.0; PANEL];
             one_row(simd, x, weight.panel(panel), words.clone(), &mut y);
@@ -116,10 +149,18 @@ impl Kernel for Task<'_> {
             } else {
                 totals.fill([0.0; PANEL]);
                 match view {
-                    PanelView::Pairs(w) => block_rows::<S, Pairs>(simd, &self, w.len(), |k| w[k].cells(), &mut totals),
-                    PanelView::F32(w) => block_rows::<S, F32>(simd, &self, w.len(), |k| w[k].cells(), &mut totals),
-                    PanelView::Bf16(w) => block_rows::<S, Bf16>(simd, &self, w.len(), |k| w[k].cells(), &mut totals),
-                    PanelView::F16(w) => block_rows::<S, F16>(simd, &self, w.len(), |k| w[k].cells(), &mut totals),
+                    PanelView::Pairs(w) => {
+                        block_rows::<S, Pairs>(simd, &self, w.len(), |k| w[k].cells(), &mut totals)
+                    }
+                    PanelView::F32(w) => {
+                        block_rows::<S, F32>(simd, &self, w.len(), |k| w[k].cells(), &mut totals)
+                    }
+                    PanelView::Bf16(w) => {
+                        block_rows::<S, Bf16>(simd, &self, w.len(), |k| w[k].cells(), &mut totals)
+                    }
+                    PanelView::F16(w) => {
+                        block_rows::<S, F16>(simd, &self, w.len(), |k| w[k].cells(), &mut totals)
+                    }
                 }
             }
             let first = (panel - self.panels.start) * PANEL;
@@ -128,7 +169,12 @@ impl Kernel for Task<'_> {
                 let width = PANEL.min(row.len() - first);
                 let row = &mut row[first..first + width];
                 row.copy_from_slice(&total[..width]);
-                finish(row, width, self.bias.map(|bias| &bias[panel * PANEL..][..width]), self.epilogue);
+                finish(
+                    row,
+                    width,
+                    self.bias.map(|bias| &bias[panel * PANEL..][..width]),
+                    self.epilogue,
+                );
             }
         }
     }
@@ -184,7 +230,13 @@ f32_kind!(Bf16, u16, load_bf16);
 f32_kind!(F16, u16, load_f16);
 
 #[inline(always)]
-fn one_row<S: Simd>(simd: S, x: RowView<'_>, panel: PanelView<'_>, words: Range<usize>, y: &mut [f32; PANEL]) {
+fn one_row<S: Simd>(
+    simd: S,
+    x: RowView<'_>,
+    panel: PanelView<'_>,
+    words: Range<usize>,
+    y: &mut [f32; PANEL],
+) {
     match panel {
         PanelView::Pairs(w) => chains::<S, Pairs>(simd, Pairs::x(x), |k| w[k].cells(), words, y),
         PanelView::F32(w) => chains::<S, F32>(simd, F32::x(x), |k| w[k].cells(), words, y),

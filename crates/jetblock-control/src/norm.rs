@@ -13,7 +13,11 @@ pub(crate) fn rms_norm(cpu: &Cpu, args: &RmsNorm<'_>, out: &mut [f32]) {
     cpu.par_rows(out, width, GRAIN_ROWS, |first, rows| {
         for (i, row) in rows.chunks_exact_mut(width).enumerate() {
             row.copy_from_slice(&args.x[(first + i) * width..][..width]);
-            cpu.run(Norm { row, weight: args.weight, eps: args.eps });
+            cpu.run(Norm {
+                row,
+                weight: args.weight,
+                eps: args.eps,
+            });
         }
     });
 }
@@ -23,9 +27,20 @@ pub(crate) fn rms_norm_gated(cpu: &Cpu, args: &RmsNormGated<'_>, out: &mut [f32]
     let width = inner / args.groups;
     cpu.par_rows(out, inner, GRAIN_ROWS, |first, rows| {
         for (i, row) in rows.chunks_exact_mut(inner).enumerate() {
-            cpu.run(Gate { y: &args.y[(first + i) * inner..][..inner], z: args.z.row(first + i), out: row });
-            for (group, weight) in row.chunks_exact_mut(width).zip(args.weight.chunks_exact(width)) {
-                cpu.run(Norm { row: group, weight, eps: args.eps });
+            cpu.run(Gate {
+                y: &args.y[(first + i) * inner..][..inner],
+                z: args.z.row(first + i),
+                out: row,
+            });
+            for (group, weight) in row
+                .chunks_exact_mut(width)
+                .zip(args.weight.chunks_exact(width))
+            {
+                cpu.run(Norm {
+                    row: group,
+                    weight,
+                    eps: args.eps,
+                });
             }
         }
     });
@@ -76,7 +91,10 @@ impl Kernel for Norm<'_> {
         sum = row[whole..].iter().fold(sum, |sum, x| sum + x * x);
         let r = 1.0 / (sum / width as f32 + eps).sqrt();
         for at in (0..whole).step_by(S::LANES) {
-            let y = simd.load(&row[at..]).mul(S::F::splat(r)).mul(simd.load(&weight[at..]));
+            let y = simd
+                .load(&row[at..])
+                .mul(S::F::splat(r))
+                .mul(simd.load(&weight[at..]));
             simd.store(y, &mut row[at..]);
         }
         for at in whole..width {

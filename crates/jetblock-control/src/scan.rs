@@ -12,23 +12,53 @@ const CHUNK: usize = 64;
 /// Tokens whose outputs stand in registers together.
 const TOKENS: usize = 4;
 
-pub(crate) fn selective_scan(cpu: &Cpu, args: &SelectiveScan<'_>, states: &mut [&mut [f32]], out: &mut [f32]) {
+pub(crate) fn selective_scan(
+    cpu: &Cpu,
+    args: &SelectiveScan<'_>,
+    states: &mut [&mut [f32]],
+    out: &mut [f32],
+) {
     let heads = args.a.len();
     let inner = args.x.width();
     let (head_dim, state) = (inner / heads, args.b.width() / args.groups);
-    let rows: Vec<_> = args.segments.iter().map(|segment| segment.rows.clone()).collect();
+    let rows: Vec<_> = args
+        .segments
+        .iter()
+        .map(|segment| segment.rows.clone())
+        .collect();
     let outs = tiles(out, inner, &rows, &steps(inner, head_dim));
-    let states = states.iter_mut().flat_map(|s| s.chunks_exact_mut(head_dim * state));
-    let segments = args.segments.iter().flat_map(|segment| (0..heads).map(move |head| (segment, head)));
+    let states = states
+        .iter_mut()
+        .flat_map(|s| s.chunks_exact_mut(head_dim * state));
+    let segments = args
+        .segments
+        .iter()
+        .flat_map(|segment| (0..heads).map(move |head| (segment, head)));
     let mut dt = Vec::new();
     for row in rows.iter().cloned().flatten() {
-        dt.extend(args.dt_raw.row(row).iter().zip(args.dt_bias).map(|(dt, bias)| dt + bias));
+        dt.extend(
+            args.dt_raw
+                .row(row)
+                .iter()
+                .zip(args.dt_bias)
+                .map(|(dt, bias)| dt + bias),
+        );
     }
-    cpu.run(TimeSteps { values: &mut dt, limit: args.dt_limit });
+    cpu.run(TimeSteps {
+        values: &mut dt,
+        limit: args.dt_limit,
+    });
     let items: Vec<Head<'_>> = segments
         .zip(outs)
         .zip(states)
-        .map(|(((segment, head), out), state)| Head { args, dt: &dt, segment, head, state, out })
+        .map(|(((segment, head), out), state)| Head {
+            args,
+            dt: &dt,
+            segment,
+            head,
+            state,
+            out,
+        })
         .collect();
     cpu.par_items(items, |item| cpu.run(item));
 }
@@ -124,7 +154,10 @@ impl Head<'_> {
         let mut decay = [dt * self.args.a[self.head]];
         for_each(simd, &mut decay, |_, x| exp(x));
         let [decay] = decay;
-        let (b, c) = (self.of_group(self.args.b.row(row)), self.of_group(self.args.c.row(row)));
+        let (b, c) = (
+            self.of_group(self.args.b.row(row)),
+            self.of_group(self.args.c.row(row)),
+        );
         let head_dim = self.out.cols();
         let u: Vec<f32> = self.x(row).iter().map(|x| x * dt).collect();
         let skip = self.args.d[self.head];
@@ -150,7 +183,12 @@ impl Head<'_> {
         let head_dim = self.out.cols();
         let first = self.segment.rows.start + start;
         let (a, skip) = (self.args.a[self.head], self.args.d[self.head]);
-        let Scratch { u, tail, sum, score } = scratch;
+        let Scratch {
+            u,
+            tail,
+            sum,
+            score,
+        } = scratch;
         u.clear();
         sum.clear();
         let mut total = 0.0;
@@ -223,8 +261,11 @@ impl Head<'_> {
             for at in whole..head_dim {
                 for i in 0..take {
                     let states = self.state.chunks_exact(head_dim);
-                    let carried = states.zip(c[i]).fold(0.0, |y, (state, c)| y + state[at] * c);
-                    let inside = (0..=t + i).fold(0.0, |y, j| y + score[i * len + j] * u[j * head_dim + at]);
+                    let carried = states
+                        .zip(c[i])
+                        .fold(0.0, |y, (state, c)| y + state[at] * c);
+                    let inside =
+                        (0..=t + i).fold(0.0, |y, j| y + score[i * len + j] * u[j * head_dim + at]);
                     let y = carried * decay[i] + inside + skip * self.x(first + t + i)[at];
                     self.out.row_mut(start + t + i)[at] = y;
                 }
@@ -239,19 +280,26 @@ impl Head<'_> {
     #[inline(always)]
     fn advance<S: Simd>(&mut self, simd: S, first: usize, len: usize, decay: f32, tail: &[f32]) {
         let head_dim = self.out.cols();
-        let b: Vec<&[f32]> = (0..len).map(|t| self.of_group(self.args.b.row(first + t))).collect();
+        let b: Vec<&[f32]> = (0..len)
+            .map(|t| self.of_group(self.args.b.row(first + t)))
+            .collect();
         let whole = head_dim / S::LANES * S::LANES;
         for (n, state) in self.state.chunks_exact_mut(head_dim).enumerate() {
             for at in (0..whole).step_by(S::LANES) {
                 let mut s = simd.load(&state[at..]).mul(S::F::splat(decay));
                 for (t, b) in b.iter().enumerate() {
-                    s = simd.load(&tail[t * head_dim + at..]).fma(S::F::splat(b[n]), s);
+                    s = simd
+                        .load(&tail[t * head_dim + at..])
+                        .fma(S::F::splat(b[n]), s);
                 }
                 simd.store(s, &mut state[at..]);
             }
             for at in whole..head_dim {
                 let own = state[at] * decay;
-                state[at] = b.iter().enumerate().fold(own, |s, (t, b)| s + tail[t * head_dim + at] * b[n]);
+                state[at] = b
+                    .iter()
+                    .enumerate()
+                    .fold(own, |s, (t, b)| s + tail[t * head_dim + at] * b[n]);
             }
         }
     }
@@ -267,5 +315,8 @@ fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0; 16];
     simd.store(acc, &mut lanes);
     let sum = lanes[..S::LANES].iter().fold(0.0, |sum, x| sum + x);
-    a[whole..].iter().zip(&b[whole..]).fold(sum, |sum, (a, b)| sum + a * b)
+    a[whole..]
+        .iter()
+        .zip(&b[whole..])
+        .fold(sum, |sum, (a, b)| sum + a * b)
 }

@@ -10,7 +10,9 @@ use jetblock_ops::linear::OperandKind;
 use jetblock_simd::{Cpu, Level};
 
 fn folder(model: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/nemotron").join(model)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures/nemotron")
+        .join(model)
 }
 
 fn logits<K: Kernels>(kernels: &K, model: &NemotronH, pieces: &[usize], cpu: &Cpu) -> Vec<f32> {
@@ -20,8 +22,15 @@ fn logits<K: Kernels>(kernels: &K, model: &NemotronH, pieces: &[usize], cpu: &Cp
     let mut out = Vec::new();
     for &len in pieces {
         let at = state.tokens();
-        let piece = Piece { state: &mut state, ids: &ids[at..at + len], logits: LogitRows::All };
-        for rows in model.forward_with(kernels, &mut [piece], cpu, &mut workspace).expect("valid pieces") {
+        let piece = Piece {
+            state: &mut state,
+            ids: &ids[at..at + len],
+            logits: LogitRows::All,
+        };
+        for rows in model
+            .forward_with(kernels, &mut [piece], cpu, &mut workspace)
+            .expect("valid pieces")
+        {
             out.extend(rows.expect("no row fails"));
         }
     }
@@ -31,8 +40,12 @@ fn logits<K: Kernels>(kernels: &K, model: &NemotronH, pieces: &[usize], cpu: &Cp
 #[test]
 fn the_control_computes_the_same_function_with_other_bits() {
     for name in ["tiny_mlp_moe", "tiny_latent_moe"] {
-        let options = Options { operands: Some(OperandKind::F32), ..Options::default() };
-        let model = NemotronH::load(&folder(name), options, &mut |_| {}).expect("the fixture loads");
+        let options = Options {
+            operands: Some(OperandKind::F32),
+            ..Options::default()
+        };
+        let model =
+            NemotronH::load(&folder(name), options, &mut |_| {}).expect("the fixture loads");
         let want = logits(&Contract, &model, &[80], &Cpu::single());
         let mut seen = BTreeSet::new();
         for level in Level::available() {
@@ -42,13 +55,19 @@ fn the_control_computes_the_same_function_with_other_bits() {
                     let got = logits(&Control, &model, &pieces, &cpu);
                     for (i, (g, w)) in got.iter().zip(&want).enumerate() {
                         // Differences are of rounding; a wrong formula would be off by far more.
-                        assert!((g - w).abs() < 1e-3, "{name} {level} {threads} {pieces:?} element {i}: {g} and {w}");
+                        assert!(
+                            (g - w).abs() < 1e-3,
+                            "{name} {level} {threads} {pieces:?} element {i}: {g} and {w}"
+                        );
                     }
                     seen.insert(got.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
                 }
             }
         }
         println!("{name}: {} distinct answers", seen.len());
-        assert!(seen.len() > 4, "the control must show what common practice does");
+        assert!(
+            seen.len() > 4,
+            "the control must show what common practice does"
+        );
     }
 }

@@ -26,12 +26,27 @@ pub(crate) struct Input<'a, K> {
 }
 
 /// `out = combine(experts(x)) + shared(u)`, where x is u or, in latent models, its projection.
-pub(crate) fn forward<K: Kernels>(mut input: Input<'_, K>, weights: &MoeWeights, out: &mut [f32]) -> Result<(), ModelError> {
+pub(crate) fn forward<K: Kernels>(
+    mut input: Input<'_, K>,
+    weights: &MoeWeights,
+    out: &mut [f32],
+) -> Result<(), ModelError> {
     route(&mut input, weights)?;
-    let Input { kernels, cpu, workspace, u, .. } = input;
+    let Input {
+        kernels,
+        cpu,
+        workspace,
+        u,
+        ..
+    } = input;
     let width = weights.gate.weight.k();
     let rows = u.len() / width;
-    let Workspace { prepared, moe, intermediate, .. } = workspace;
+    let Workspace {
+        prepared,
+        moe,
+        intermediate,
+        ..
+    } = workspace;
 
     let expert_width = weights.down[0].n();
     let x = match &weights.latent {
@@ -52,16 +67,34 @@ pub(crate) fn forward<K: Kernels>(mut input: Input<'_, K>, weights: &MoeWeights,
         down_bias: &weights.down_bias,
     };
     let combined = sized(&mut moe.combined, rows * expert_width);
-    experts.run(combined, &mut moe.experts, cpu, &|cpu, jobs| kernels.grouped_linear(cpu, jobs))?;
+    experts.run(combined, &mut moe.experts, cpu, &|cpu, jobs| {
+        kernels.grouped_linear(cpu, jobs)
+    })?;
     match &weights.latent {
         Some((_, fc2)) => linear(kernels, cpu, prepared, combined, fc2, Epilogue::None, out)?,
         None => out.copy_from_slice(combined),
     }
 
     let inner = sized(intermediate, rows * weights.shared.up.weight.n());
-    linear(kernels, cpu, prepared, u, &weights.shared.up, Epilogue::Relu2, inner)?;
+    linear(
+        kernels,
+        cpu,
+        prepared,
+        u,
+        &weights.shared.up,
+        Epilogue::Relu2,
+        inner,
+    )?;
     let shared = sized(&mut moe.shared, rows * width);
-    linear(kernels, cpu, prepared, inner, &weights.shared.down, Epilogue::None, shared)?;
+    linear(
+        kernels,
+        cpu,
+        prepared,
+        inner,
+        &weights.shared.down,
+        Epilogue::None,
+        shared,
+    )?;
     for (out, shared) in out.iter_mut().zip(shared) {
         *out += *shared;
     }
@@ -75,7 +108,15 @@ fn route<K: Kernels>(input: &mut Input<'_, K>, weights: &MoeWeights) -> Result<(
     let rows = input.u.len() / weights.gate.weight.k();
     let moe = &mut input.workspace.moe;
     let logits = sized(&mut moe.logits, rows * experts);
-    linear(input.kernels, input.cpu, &mut moe.router_input, input.u, &weights.gate, Epilogue::None, logits)?;
+    linear(
+        input.kernels,
+        input.cpu,
+        &mut moe.router_input,
+        input.u,
+        &weights.gate,
+        Epilogue::None,
+        logits,
+    )?;
     for (segment, failed) in input.segments.iter().zip(&mut input.failed) {
         for row in segment.rows.clone() {
             let scores = &mut logits[row * experts..][..experts];
@@ -83,7 +124,10 @@ fn route<K: Kernels>(input: &mut Input<'_, K>, weights: &MoeWeights) -> Result<(
                 scores.fill(0.0);
                 let position = segment.start + row - segment.rows.start;
                 let message = format!("the router's scores at position {position} are NaN");
-                failed.get_or_insert(SequenceError { layer: input.layer, message });
+                failed.get_or_insert(SequenceError {
+                    layer: input.layer,
+                    message,
+                });
             }
         }
     }
@@ -92,7 +136,13 @@ fn route<K: Kernels>(input: &mut Input<'_, K>, weights: &MoeWeights) -> Result<(
         e_score_correction_bias: &weights.correction_bias,
         segments: input.segments,
         config: &weights.router,
-        tie: if input.hash_ties { TieRule::Hash { layer: input.layer as u32 } } else { TieRule::LowestId },
+        tie: if input.hash_ties {
+            TieRule::Hash {
+                layer: input.layer as u32,
+            }
+        } else {
+            TieRule::LowestId
+        },
     };
     router.cpu(&mut moe.routes, input.cpu)
 }

@@ -47,7 +47,9 @@ impl NemotronH {
     /// Bytes that are truncated, changed, or of a model with other shapes or options are an error.
     pub fn restore_state(&self, bytes: &[u8]) -> Result<SequenceState, ModelError> {
         let bad = |message: &str| ModelError::SavedState(message.to_string());
-        let (body, hash) = bytes.split_last_chunk::<32>().ok_or_else(|| bad("too short for a header"))?;
+        let (body, hash) = bytes
+            .split_last_chunk::<32>()
+            .ok_or_else(|| bad("too short for a header"))?;
         let mut rest = Reader(body);
         if rest.take(MAGIC.len())? != MAGIC {
             return Err(bad("does not start with JBSTATE1"));
@@ -60,19 +62,26 @@ impl NemotronH {
         }
         let tokens = u64::from_le_bytes(rest.take(8)?.try_into().expect("eight bytes"));
         // Every token of a KV cache takes bytes; a model without attention bounds nothing by this number.
-        let tokens = usize::try_from(tokens).map_err(|_| bad("more tokens than this machine can count"))?;
+        let tokens =
+            usize::try_from(tokens).map_err(|_| bad("more tokens than this machine can count"))?;
         let mut state = self.new_state();
         for layer in &mut state.layers {
             match layer {
                 LayerState::None => {}
                 LayerState::Mamba { conv, ssm, dims } => {
                     *conv = rest.floats(dims.conv_len())?;
-                    *ssm = selective_scan::state_from_canonical(&rest.floats(dims.ssm_len())?, dims.state, dims.head_dim);
+                    *ssm = selective_scan::state_from_canonical(
+                        &rest.floats(dims.ssm_len())?,
+                        dims.state,
+                        dims.head_dim,
+                    );
                 }
                 LayerState::Attention(cache) => {
                     let config = self.kv_cache_config();
                     let row = config.num_key_value_heads * config.head_dim * config.dtype.size();
-                    let len = tokens.checked_mul(row).ok_or_else(|| bad("more tokens than bytes"))?;
+                    let len = tokens
+                        .checked_mul(row)
+                        .ok_or_else(|| bad("more tokens than bytes"))?;
                     *cache = KvCache::from_bytes(config, tokens, rest.take(len)?, rest.take(len)?)?;
                 }
             }
@@ -89,13 +98,24 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], ModelError> {
-        let short = || ModelError::SavedState(format!("truncated: {len} more bytes expected, {} left", self.0.len()));
+        let short = || {
+            ModelError::SavedState(format!(
+                "truncated: {len} more bytes expected, {} left",
+                self.0.len()
+            ))
+        };
         let (taken, rest) = self.0.split_at_checked(len).ok_or_else(short)?;
         self.0 = rest;
         Ok(taken)
     }
 
     fn floats(&mut self, len: usize) -> Result<Vec<f32>, ModelError> {
-        Ok(self.take(4 * len)?.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        Ok(self
+            .take(4 * len)?
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect())
     }
 }

@@ -88,7 +88,7 @@ impl SequenceState {
                 LayerState::Mamba { conv, ssm, .. } => 4 * (conv.len() + ssm.len()),
                 LayerState::Attention(cache) => cache.bytes(),
             })
-            .fold(0, |sum, bytes| sum + bytes)
+            .sum()
     }
 
     /// The digest of NUMERICS.md section 12.
@@ -100,7 +100,8 @@ impl SequenceState {
                 LayerState::Mamba { conv, ssm, dims } => {
                     parts.push(digest::f32s(&[dims.taps - 1, dims.conv_dim], conv));
                     let shape = [dims.heads, dims.head_dim, dims.state];
-                    let canonical = selective_scan::state_to_canonical(ssm, dims.state, dims.head_dim);
+                    let canonical =
+                        selective_scan::state_to_canonical(ssm, dims.state, dims.head_dim);
                     parts.push(digest::f32s(&shape, &canonical));
                 }
                 LayerState::Attention(cache) => parts.extend(cache.digests()),

@@ -14,16 +14,25 @@ const MODELS: [&str; 2] = ["tiny_mlp_moe", "tiny_latent_moe"];
 const BF16_BOUNDS: [f32; 2] = [0.1, 1.5];
 
 fn folder(model: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/nemotron").join(model)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures/nemotron")
+        .join(model)
 }
 
 fn load(model: &str, operands: OperandKind) -> NemotronH {
-    let options = Options { operands: Some(operands), ..Options::default() };
+    let options = Options {
+        operands: Some(operands),
+        ..Options::default()
+    };
     NemotronH::load(&folder(model), options, &mut |_| {}).expect("the fixture loads")
 }
 
 fn ids(model: &str) -> Vec<u32> {
-    read_npy_i64(folder(model).join("ids.npy")).data.iter().map(|&id| u32::try_from(id).expect("an id")).collect()
+    read_npy_i64(folder(model).join("ids.npy"))
+        .data
+        .iter()
+        .map(|&id| u32::try_from(id).expect("an id"))
+        .collect()
 }
 
 /// All logits of `ids`, fed in pieces of the given lengths, and the state after them.
@@ -33,16 +42,34 @@ fn feed(model: &NemotronH, ids: &[u32], pieces: &[usize], cpu: &Cpu) -> (Vec<f32
     let mut logits = Vec::new();
     let mut at = 0;
     for &len in pieces {
-        logits.extend(step(model, &mut state, &ids[at..at + len], cpu, &mut workspace));
+        logits.extend(step(
+            model,
+            &mut state,
+            &ids[at..at + len],
+            cpu,
+            &mut workspace,
+        ));
         at += len;
     }
     assert_eq!(at, ids.len(), "the pieces cover the ids");
     (logits, state)
 }
 
-fn step(model: &NemotronH, state: &mut SequenceState, ids: &[u32], cpu: &Cpu, workspace: &mut Workspace) -> Vec<f32> {
-    let mut pieces = [Piece { state, ids, logits: LogitRows::All }];
-    let mut results = model.forward(&mut pieces, cpu, workspace).expect("valid pieces");
+fn step(
+    model: &NemotronH,
+    state: &mut SequenceState,
+    ids: &[u32],
+    cpu: &Cpu,
+    workspace: &mut Workspace,
+) -> Vec<f32> {
+    let mut pieces = [Piece {
+        state,
+        ids,
+        logits: LogitRows::All,
+    }];
+    let mut results = model
+        .forward(&mut pieces, cpu, workspace)
+        .expect("valid pieces");
     results.pop().expect("one piece").expect("no row fails")
 }
 
@@ -57,17 +84,30 @@ fn logits_agree_with_the_independent_reference() {
     let cpu = Cpu::single();
     for (model, bf16_bound) in MODELS.into_iter().zip(BF16_BOUNDS) {
         let ids = ids(model);
-        let n_prefill = usize::try_from(read_npy_i64(folder(model).join("n_prefill.npy")).data[0]).expect("a count");
-        let decode: Vec<usize> = std::iter::once(n_prefill).chain(vec![1; ids.len() - n_prefill]).collect();
-        for (file, pieces) in [("prefill", vec![ids.len()]), ("decode", decode), ("chunked", vec![11, 2, 9, ids.len() - 22])] {
+        let n_prefill = usize::try_from(read_npy_i64(folder(model).join("n_prefill.npy")).data[0])
+            .expect("a count");
+        let decode: Vec<usize> = std::iter::once(n_prefill)
+            .chain(vec![1; ids.len() - n_prefill])
+            .collect();
+        for (file, pieces) in [
+            ("prefill", vec![ids.len()]),
+            ("decode", decode),
+            ("chunked", vec![11, 2, 9, ids.len() - 22]),
+        ] {
             let want = read_npy_f32(folder(model).join(format!("{file}.npy"))).data;
             for (operands, bound) in [(OperandKind::F32, 1e-4), (OperandKind::Bf16, bf16_bound)] {
                 let (got, _) = feed(&load(model, operands), &ids, &pieces, &cpu);
                 let difference = max_difference(&got, &want);
                 println!("{model} {file} {operands:?}: max abs difference {difference:e}");
-                assert!(difference <= bound, "{model} {file} {operands:?}: {difference} > {bound}");
+                assert!(
+                    difference <= bound,
+                    "{model} {file} {operands:?}: {difference} > {bound}"
+                );
                 // Random weights are not so smooth that rounding to bf16 could vanish: the kind really acted.
-                assert!(operands == OperandKind::F32 || difference > 1e-3, "the bf16 kind rounded nothing");
+                assert!(
+                    operands == OperandKind::F32 || difference > 1e-3,
+                    "the bf16 kind rounded nothing"
+                );
             }
         }
     }
@@ -84,10 +124,43 @@ fn every_cut_gives_the_same_logits_and_state() {
             for cut in 1..ids.len() {
                 let (got, cut_state) = feed(&model, &ids, &[cut, ids.len() - cut], &cpu);
                 assert_bits_equal(format!("cut at {cut}"), &got, &want);
-                assert_eq!(cut_state.digest(), state.digest(), "state after a cut at {cut}");
+                assert_eq!(
+                    cut_state.digest(),
+                    state.digest(),
+                    "state after a cut at {cut}"
+                );
             }
             let (got, _) = feed(&model, &ids, &vec![1; ids.len()], &cpu);
             assert_bits_equal("token by token", &got, &want);
+        }
+    }
+}
+
+#[test]
+fn the_last_row_is_that_of_all_rows() {
+    let cpu = Cpu::single();
+    for name in MODELS {
+        // More rows than one step computes.
+        let ids: Vec<u32> = ids(name).into_iter().cycle().take(520).collect();
+        let model = load(name, OperandKind::Bf16);
+        let (all, end) = feed(&model, &ids, &[ids.len()], &cpu);
+        let last = &all[all.len() - model.config().vocab_size..];
+        for (logits, want) in [(LogitRows::Last, last), (LogitRows::None, &[][..])] {
+            let mut state = model.new_state();
+            let mut pieces = [Piece {
+                state: &mut state,
+                ids: &ids,
+                logits,
+            }];
+            let got = model
+                .forward(&mut pieces, &cpu, &mut model.workspace())
+                .expect("valid pieces");
+            assert_bits_equal(
+                format!("{logits:?}"),
+                got[0].as_ref().expect("no row fails"),
+                want,
+            );
+            assert_eq!(state.digest(), end.digest());
         }
     }
 }
@@ -121,10 +194,22 @@ fn a_saved_state_continues_with_the_same_bits() {
         let vocab_size = model.config().vocab_size;
         for cut in 1..ids.len() {
             let (_, state) = feed(&model, &ids[..cut], &[cut], &cpu);
-            let mut restored = model.restore_state(&state.to_bytes()).expect("its own bytes");
+            let mut restored = model
+                .restore_state(&state.to_bytes())
+                .expect("its own bytes");
             assert_eq!(restored.digest(), state.digest());
-            let rest = step(&model, &mut restored, &ids[cut..], &cpu, &mut model.workspace());
-            assert_bits_equal(format!("restored at {cut}"), &rest, &want[cut * vocab_size..]);
+            let rest = step(
+                &model,
+                &mut restored,
+                &ids[cut..],
+                &cpu,
+                &mut model.workspace(),
+            );
+            assert_bits_equal(
+                format!("restored at {cut}"),
+                &rest,
+                &want[cut * vocab_size..],
+            );
             assert_eq!(restored.digest(), end.digest());
         }
     }
@@ -137,14 +222,23 @@ fn damaged_saved_states_are_refused() {
     let (_, state) = feed(&model, &[5, 6, 7], &[3], &Cpu::single());
     let bytes = state.to_bytes();
     for len in (0..bytes.len()).step_by(97) {
-        assert!(model.restore_state(&bytes[..len]).is_err(), "truncated to {len}");
+        assert!(
+            model.restore_state(&bytes[..len]).is_err(),
+            "truncated to {len}"
+        );
     }
     for at in (0..bytes.len()).step_by(131) {
         let mut changed = bytes.clone();
         changed[at] ^= 0x10;
         assert!(model.restore_state(&changed).is_err(), "byte {at} changed");
     }
-    assert!(other.restore_state(&bytes).unwrap_err().to_string().contains("other shapes or options"));
+    assert!(
+        other
+            .restore_state(&bytes)
+            .unwrap_err()
+            .to_string()
+            .contains("other shapes or options")
+    );
 }
 
 #[test]
@@ -163,10 +257,16 @@ fn a_rejected_draft_leaves_no_trace() {
             let draft_len = 1 + round % 8;
             let accepted = (round % (draft_len + 1)).max(1).min(ids.len() - at);
             let mut draft = ids[at..at + accepted].to_vec();
-            draft.extend((accepted..draft_len).map(|i| (ids[at] + 17 + i as u32) % vocab_size as u32));
+            draft.extend(
+                (accepted..draft_len).map(|i| (ids[at] + 17 + i as u32) % vocab_size as u32),
+            );
             let snapshot = state.clone();
             let rows = step(&model, &mut state, &draft, &cpu, &mut workspace);
-            assert_bits_equal("accepted rows", &rows[..accepted * vocab_size], &want[at * vocab_size..(at + accepted) * vocab_size]);
+            assert_bits_equal(
+                "accepted rows",
+                &rows[..accepted * vocab_size],
+                &want[at * vocab_size..(at + accepted) * vocab_size],
+            );
             if draft.len() > accepted {
                 state = snapshot;
                 step(&model, &mut state, &draft[..accepted], &cpu, &mut workspace);
@@ -176,7 +276,10 @@ fn a_rejected_draft_leaves_no_trace() {
                 break;
             }
         }
-        assert_eq!(state.digest(), feed(&model, &ids, &[ids.len()], &cpu).1.digest());
+        assert_eq!(
+            state.digest(),
+            feed(&model, &ids, &[ids.len()], &cpu).1.digest()
+        );
     }
 }
 
@@ -189,21 +292,48 @@ fn neighbours_do_not_matter_even_when_they_are_nan() {
         let (want, end) = feed(&model, &ids, &[ids.len()], &cpu);
         let mut states: Vec<SequenceState> = (0..5).map(|_| model.new_state()).collect();
         states[1].poison_for_tests();
-        let others: Vec<Vec<u32>> = (0..5).map(|i| (0..9 + i).map(|j| (3 + 7 * i + 5 * j) % 97).collect()).collect();
+        let others: Vec<Vec<u32>> = (0..5)
+            .map(|i| (0..9 + i).map(|j| (3 + 7 * i + 5 * j) % 97).collect())
+            .collect();
         let mut pieces: Vec<Piece<'_>> = states
             .iter_mut()
             .enumerate()
-            .map(|(i, state)| Piece { state, ids: if i == 3 { &ids } else { &others[i] }, logits: LogitRows::All })
+            .map(|(i, state)| Piece {
+                state,
+                ids: if i == 3 { &ids } else { &others[i] },
+                logits: LogitRows::All,
+            })
             .collect();
-        let results = model.forward(&mut pieces, &cpu, &mut model.workspace()).expect("valid pieces");
-        assert_bits_equal("among neighbours", results[3].as_ref().expect("the request is fine"), &want);
+        let results = model
+            .forward(&mut pieces, &cpu, &mut model.workspace())
+            .expect("valid pieces");
+        assert_bits_equal(
+            "among neighbours",
+            results[3].as_ref().expect("the request is fine"),
+            &want,
+        );
         assert_eq!(states[3].digest(), end.digest());
         // Both fixtures end in an MoE layer, whose router refuses NaN and names the layer.
-        let refused = results[1].as_ref().expect_err("the poisoned neighbour is refused").to_string();
-        assert!(refused.contains("scores") && refused.contains("NaN"), "{refused}");
+        let refused = results[1]
+            .as_ref()
+            .expect_err("the poisoned neighbour is refused")
+            .to_string();
+        assert!(
+            refused.contains("scores") && refused.contains("NaN"),
+            "{refused}"
+        );
         assert_eq!(states[1].failed().map(ToString::to_string), Some(refused));
-        let piece = Piece { state: &mut states[1], ids: &[1], logits: LogitRows::None };
-        assert!(model.forward(&mut [piece], &cpu, &mut model.workspace()).is_err(), "a failed sequence cannot go on");
+        let piece = Piece {
+            state: &mut states[1],
+            ids: &[1],
+            logits: LogitRows::None,
+        };
+        assert!(
+            model
+                .forward(&mut [piece], &cpu, &mut model.workspace())
+                .is_err(),
+            "a failed sequence cannot go on"
+        );
     }
 }
 
@@ -214,12 +344,34 @@ fn wrong_pieces_are_refused_before_anything_changes() {
     let cpu = Cpu::single();
     let mut state = model.new_state();
     let before = state.digest();
-    for (ids, message) in [(&[][..], "no tokens"), (&[1, 97][..], "token 1 is 97, expected less than the vocabulary size 97")] {
-        let piece = Piece { state: &mut state, ids, logits: LogitRows::All };
-        let error = model.forward(&mut [piece], &cpu, &mut model.workspace()).unwrap_err().to_string();
+    for (ids, message) in [
+        (&[][..], "no tokens"),
+        (
+            &[1, 97][..],
+            "token 1 is 97, expected less than the vocabulary size 97",
+        ),
+    ] {
+        let piece = Piece {
+            state: &mut state,
+            ids,
+            logits: LogitRows::All,
+        };
+        let error = model
+            .forward(&mut [piece], &cpu, &mut model.workspace())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(message), "{error}");
     }
-    let piece = Piece { state: &mut state, ids: &[1], logits: LogitRows::All };
-    assert!(other.forward(&mut [piece], &cpu, &mut other.workspace()).is_err(), "a state of another model");
+    let piece = Piece {
+        state: &mut state,
+        ids: &[1],
+        logits: LogitRows::All,
+    };
+    assert!(
+        other
+            .forward(&mut [piece], &cpu, &mut other.workspace())
+            .is_err(),
+        "a state of another model"
+    );
     assert_eq!(state.digest(), before);
 }

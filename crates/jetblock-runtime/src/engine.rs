@@ -82,7 +82,10 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
-        EngineOptions { step_rows: 256, max_sequences: 64 }
+        EngineOptions {
+            step_rows: 256,
+            max_sequences: 64,
+        }
     }
 }
 
@@ -142,7 +145,10 @@ pub enum RequestError {
 impl Engine {
     /// An engine with no requests.
     pub fn new(model: Arc<NemotronH>, cpu: Cpu, options: EngineOptions) -> Engine {
-        let options = EngineOptions { step_rows: options.step_rows.max(1), max_sequences: options.max_sequences.max(1) };
+        let options = EngineOptions {
+            step_rows: options.step_rows.max(1),
+            max_sequences: options.max_sequences.max(1),
+        };
         Engine {
             workspace: model.workspace(),
             model,
@@ -163,8 +169,16 @@ impl Engine {
         if request.max_tokens == 0 {
             return Err(RequestError::NoTokens);
         }
-        if let Some(index) = request.prompt.iter().position(|&id| id as usize >= vocab_size) {
-            return Err(RequestError::TokenOutOfRange { index, id: request.prompt[index], vocab_size });
+        if let Some(index) = request
+            .prompt
+            .iter()
+            .position(|&id| id as usize >= vocab_size)
+        {
+            return Err(RequestError::TokenOutOfRange {
+                index,
+                id: request.prompt[index],
+                vocab_size,
+            });
         }
         request.sampling.check()?;
         let id = RequestId(self.next_id);
@@ -202,11 +216,17 @@ impl Engine {
             pieces.push(Piece {
                 ids: &sequence.tokens[fed..fed + rows],
                 state: &mut sequence.state,
-                logits: if complete { LogitRows::Last } else { LogitRows::None },
+                logits: if complete {
+                    LogitRows::Last
+                } else {
+                    LogitRows::None
+                },
             });
             indices.push(index);
         }
-        let results = self.model.forward(&mut pieces, &self.cpu, &mut self.workspace)?;
+        let results = self
+            .model
+            .forward(&mut pieces, &self.cpu, &mut self.workspace)?;
         let mut events = Vec::new();
         let mut done = vec![false; self.running.len()];
         for (index, result) in indices.into_iter().zip(results) {
@@ -215,21 +235,32 @@ impl Engine {
                 Ok(logits) if logits.is_empty() => {}
                 Ok(logits) => done[index] = draw(sequence, &logits, &self.cpu, &mut events),
                 Err(error) => {
-                    events.push(Event::Failed { id: sequence.id, error: error.to_string() });
+                    events.push(Event::Failed {
+                        id: sequence.id,
+                        error: error.to_string(),
+                    });
                     done[index] = true;
                 }
             }
         }
         let mut done = done.into_iter();
-        self.running.retain(|_| !done.next().expect("one flag for each sequence"));
+        self.running
+            .retain(|_| !done.next().expect("one flag for each sequence"));
         Ok(events)
     }
 
     fn admit(&mut self) {
         while self.running.len() < self.options.max_sequences {
-            let Some((id, request)) = self.waiting.pop_front() else { break };
+            let Some((id, request)) = self.waiting.pop_front() else {
+                break;
+            };
             let tokens = request.prompt.clone();
-            self.running.push(Sequence { id, request, state: self.model.new_state(), tokens });
+            self.running.push(Sequence {
+                id,
+                request,
+                state: self.model.new_state(),
+                tokens,
+            });
         }
     }
 
@@ -263,17 +294,27 @@ fn draw(sequence: &mut Sequence, logits: &[f32], cpu: &Cpu, events: &mut Vec<Eve
         position: sequence.tokens.len() as u64,
     };
     let drawn = sampling.cpu(cpu).and_then(|token| {
-        let log_prob = request.log_probs.then(|| softmax::log_prob(logits, token as usize, cpu)).transpose()?;
+        let log_prob = request
+            .log_probs
+            .then(|| softmax::log_prob(logits, token as usize, cpu))
+            .transpose()?;
         Ok((token, log_prob))
     });
     let (token, log_prob) = match drawn {
         Ok(drawn) => drawn,
         Err(error) => {
-            events.push(Event::Failed { id, error: error.to_string() });
+            events.push(Event::Failed {
+                id,
+                error: error.to_string(),
+            });
             return true;
         }
     };
-    events.push(Event::Token { id, token, log_prob });
+    events.push(Event::Token {
+        id,
+        token,
+        log_prob,
+    });
     let stopped = request.stop_tokens.contains(&token);
     sequence.tokens.push(token);
     let reason = if stopped {

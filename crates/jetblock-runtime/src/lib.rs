@@ -15,7 +15,9 @@ mod tokenizer;
 mod tokenizer_config;
 pub mod verify;
 
-pub use chat_template::{ADDITIONAL_TEMPLATES_FOLDER, CHAT_TEMPLATE_FILE, ChatRequest, ChatTemplate, FUEL};
+pub use chat_template::{
+    ADDITIONAL_TEMPLATES_FOLDER, CHAT_TEMPLATE_FILE, ChatRequest, ChatTemplate, FUEL,
+};
 pub use civil_time::CivilTime;
 pub use engine::{Engine, EngineOptions, Event, FinishReason, Request, RequestError, RequestId};
 pub use error::TextError;

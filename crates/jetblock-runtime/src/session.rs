@@ -9,8 +9,9 @@ use jetblock_simd::Cpu;
 
 use crate::engine::{Engine, EngineOptions, Event, FinishReason, Request, RequestError, RequestId};
 use crate::{
-    AddSpecialTokens, ChatRequest, ChatTemplate, Delta, GenerationConfig, ReasoningSplitter, SkipSpecialTokens, StopMatcher,
-    StreamDecoder, THINK_END, TextError, Tokenizer, TokenizerConfig,
+    AddSpecialTokens, ChatRequest, ChatTemplate, Delta, GenerationConfig, ReasoningSplitter,
+    SkipSpecialTokens, StopMatcher, StreamDecoder, THINK_END, TextError, Tokenizer,
+    TokenizerConfig,
 };
 
 /// A loaded model folder.
@@ -84,29 +85,48 @@ pub enum SessionError {
     #[error(transparent)]
     Request(#[from] RequestError),
     /// Messages for a model without a template.
-    #[error("the model has no chat template, expected chat_template.jinja or chat_template in tokenizer_config.json")]
+    #[error(
+        "the model has no chat template, expected chat_template.jinja or chat_template in tokenizer_config.json"
+    )]
     NoChatTemplate,
 }
 
 impl Session {
     /// Opens a model folder.
-    pub fn open(folder: &Path, options: Options, progress: &mut dyn FnMut(LoadProgress)) -> Result<Session, SessionError> {
+    pub fn open(
+        folder: &Path,
+        options: Options,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Session, SessionError> {
         // The small files first: a mistake in them shows before gigabytes are packed.
         let tokenizer_config = TokenizerConfig::open(folder)?;
         let chat_template = ChatTemplate::open(folder, &tokenizer_config)?;
         let generation_config = GenerationConfig::open(folder)?;
-        let config = jetblock_models::config::NemotronHConfig::open(folder).map_err(ModelError::from)?;
+        let config =
+            jetblock_models::config::NemotronHConfig::open(folder).map_err(ModelError::from)?;
         let tokenizer = Tokenizer::open(folder, &tokenizer_config, config.vocab_size)?;
         let model = Arc::new(NemotronH::load(folder, options, progress)?);
-        Ok(Session { model, tokenizer, chat_template, generation_config })
+        Ok(Session {
+            model,
+            tokenizer,
+            chat_template,
+            generation_config,
+        })
     }
 
     /// The prompt as text and ids.
     pub fn encode(&self, prompt: &Prompt) -> Result<(String, Vec<u32>), SessionError> {
         Ok(match prompt {
-            Prompt::Text(text) => (text.clone(), self.tokenizer.encode(text, AddSpecialTokens::Yes)?),
+            Prompt::Text(text) => (
+                text.clone(),
+                self.tokenizer.encode(text, AddSpecialTokens::Yes)?,
+            ),
             Prompt::Chat(request) => {
-                let text = self.chat_template.as_ref().ok_or(SessionError::NoChatTemplate)?.render(request)?;
+                let text = self
+                    .chat_template
+                    .as_ref()
+                    .ok_or(SessionError::NoChatTemplate)?
+                    .render(request)?;
                 let ids = self.tokenizer.encode(&text, AddSpecialTokens::No)?;
                 (text, ids)
             }
@@ -122,7 +142,9 @@ impl Session {
             top_k: config.top_k.unwrap_or(plain.top_k),
             top_p: config.top_p.unwrap_or(plain.top_p),
             min_p: config.min_p.unwrap_or(plain.min_p),
-            repetition_penalty: config.repetition_penalty.unwrap_or(plain.repetition_penalty),
+            repetition_penalty: config
+                .repetition_penalty
+                .unwrap_or(plain.repetition_penalty),
             ..plain
         }
     }
@@ -152,8 +174,12 @@ impl Session {
         }
         while !engine.is_idle() {
             for event in engine.step()? {
-                let (Event::Token { id, .. } | Event::Finished { id, .. } | Event::Failed { id, .. }) = &event;
-                let Some(index) = samples.iter().position(|sample| sample.id == *id) else { continue };
+                let (Event::Token { id, .. }
+                | Event::Finished { id, .. }
+                | Event::Failed { id, .. }) = &event;
+                let Some(index) = samples.iter().position(|sample| sample.id == *id) else {
+                    continue;
+                };
                 let delta = samples[index].hear(&event)?;
                 if !delta.is_empty() {
                     on_text(index as u32, &delta);
@@ -163,7 +189,10 @@ impl Session {
                 }
             }
         }
-        Ok(samples.into_iter().map(|sample| sample.completion).collect())
+        Ok(samples
+            .into_iter()
+            .map(|sample| sample.completion)
+            .collect())
     }
 }
 
@@ -178,13 +207,26 @@ struct Sample {
 }
 
 impl Sample {
-    fn new(session: &Session, id: RequestId, prompt: &str, request: &TextRequest) -> Result<Sample, SessionError> {
-        let skip = if request.show_special_tokens { SkipSpecialTokens::No } else { SkipSpecialTokens::Yes };
+    fn new(
+        session: &Session,
+        id: RequestId,
+        prompt: &str,
+        request: &TextRequest,
+    ) -> Result<Sample, SessionError> {
+        let skip = if request.show_special_tokens {
+            SkipSpecialTokens::No
+        } else {
+            SkipSpecialTokens::Yes
+        };
         let mut decoder = session.tokenizer.decode_stream(skip);
         if let Some(end) = session.tokenizer.token_to_id(THINK_END) {
             decoder = decoder.show(end);
         }
-        let stops = request.stop.iter().chain(&session.generation_config.stop_strings).cloned();
+        let stops = request
+            .stop
+            .iter()
+            .chain(&session.generation_config.stop_strings)
+            .cloned();
         Ok(Sample {
             id,
             decoder,
@@ -202,7 +244,9 @@ impl Sample {
             return Ok(Delta::default());
         }
         let text = match event {
-            Event::Token { token, log_prob, .. } => {
+            Event::Token {
+                token, log_prob, ..
+            } => {
                 done.tokens.push(*token);
                 done.log_probs.extend(log_prob);
                 if self.stop_tokens.contains(token) {

@@ -131,7 +131,11 @@ impl Lanes for F32x8 {
     }
     #[inline(always)]
     fn int_select(m: Self::Mask, a: Self::Int, b: Self::Int) -> Self::Int {
-        intrinsic!(_mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(b), _mm256_castsi256_ps(a), m)))
+        intrinsic!(_mm256_castps_si256(_mm256_blendv_ps(
+            _mm256_castsi256_ps(b),
+            _mm256_castsi256_ps(a),
+            m
+        )))
     }
 }
 
@@ -162,7 +166,9 @@ impl Simd for Avx2 {
         assert!(src.len() >= Self::LANES);
         // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
         let half = unsafe { _mm_loadu_si128(src.as_ptr().cast()) };
-        F32x8(intrinsic!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)))))
+        F32x8(intrinsic!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(
+            _mm256_cvtepu16_epi32(half)
+        ))))
     }
     #[inline(always)]
     fn load_f16(self, src: &[u16]) -> Self::F {

@@ -163,7 +163,9 @@ impl Simd for Avx512 {
         assert!(src.len() >= Self::LANES);
         // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
         let half = unsafe { _mm256_loadu_si256(src.as_ptr().cast()) };
-        F32x16(intrinsic!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))))
+        F32x16(intrinsic!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(
+            _mm512_cvtepu16_epi32(half)
+        ))))
     }
     #[inline(always)]
     fn load_f16(self, src: &[u16]) -> Self::F {
@@ -232,7 +234,9 @@ impl Simd for Avx512Bf16 {
         assert!(src.len() >= Self::LANES);
         // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
         let half = unsafe { _mm256_loadu_si256(src.as_ptr().cast()) };
-        F32x16(intrinsic!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))))
+        F32x16(intrinsic!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(
+            _mm512_cvtepu16_epi32(half)
+        ))))
     }
     #[inline(always)]
     fn load_f16(self, src: &[u16]) -> Self::F {
@@ -265,7 +269,12 @@ impl Simd for Avx512Bf16 {
     #[inline(always)]
     fn dot_pairs(self, x: Self::Pairs, w: Self::Pairs, acc: Self::F) -> Self::F {
         // SAFETY: __m512i and __m512bh have the same size and every bit pattern is valid in both.
-        let (x, w) = unsafe { (transmute::<__m512i, __m512bh>(x), transmute::<__m512i, __m512bh>(w)) };
+        let (x, w) = unsafe {
+            (
+                transmute::<__m512i, __m512bh>(x),
+                transmute::<__m512i, __m512bh>(w),
+            )
+        };
         // SAFETY: this token is made only on a processor with AVX512_BF16 that passed the known-answer test.
         F32x16(unsafe { _mm512_dpbf16_ps(acc.0, x, w) })
     }

@@ -30,9 +30,15 @@ impl std::fmt::Display for CpuError {
         match self {
             CpuError::LevelUnavailable(level) => {
                 let have: Vec<_> = Level::available().iter().map(|l| l.name()).collect();
-                write!(f, "instruction-set level {level} is not available, this processor has {}", have.join(", "))
+                write!(
+                    f,
+                    "instruction-set level {level} is not available, this processor has {}",
+                    have.join(", ")
+                )
             }
-            CpuError::Threads(n) => write!(f, "thread count {n} is outside 1..={}", Cpu::MAX_THREADS),
+            CpuError::Threads(n) => {
+                write!(f, "thread count {n} is outside 1..={}", Cpu::MAX_THREADS)
+            }
             CpuError::Pool(e) => write!(f, "cannot start the thread pool: {e}"),
         }
     }
@@ -74,12 +80,20 @@ impl Cpu {
                 .map_err(CpuError::Pool)?;
             Some(Arc::new(pool))
         };
-        Ok(Cpu { level, pool, threads })
+        Ok(Cpu {
+            level,
+            pool,
+            threads,
+        })
     }
 
     /// One thread at the best level.
     pub fn single() -> Cpu {
-        Cpu { level: Level::best(), pool: None, threads: 1 }
+        Cpu {
+            level: Level::best(),
+            pool: None,
+            threads: 1,
+        }
     }
 
     /// The instruction-set level.
@@ -134,8 +148,18 @@ impl Cpu {
     }
 
     /// Cuts `out` into rows of `row_len` and calls `f(first_row, rows)` on disjoint runs of whole rows.
-    pub fn par_rows<T: Send, F: Fn(usize, &mut [T]) + Send + Sync>(&self, out: &mut [T], row_len: usize, grain: usize, f: F) {
-        assert!(row_len > 0 && out.len() % row_len == 0, "rows of {row_len} do not cover {} elements", out.len());
+    pub fn par_rows<T: Send, F: Fn(usize, &mut [T]) + Send + Sync>(
+        &self,
+        out: &mut [T],
+        row_len: usize,
+        grain: usize,
+        f: F,
+    ) {
+        assert!(
+            row_len > 0 && out.len().is_multiple_of(row_len),
+            "rows of {row_len} do not cover {} elements",
+            out.len()
+        );
         let rows = out.len() / row_len;
         let Some(pool) = self.pool.as_ref().filter(|_| rows > grain) else {
             if rows > 0 {

@@ -19,7 +19,10 @@ impl Guard {
         if saved & CHECKED != DEFAULT {
             set_control((saved & !CHECKED) | DEFAULT);
         }
-        Guard { saved, not_send: std::marker::PhantomData }
+        Guard {
+            saved,
+            not_send: std::marker::PhantomData,
+        }
     }
 }
 
@@ -118,7 +121,11 @@ mod tests {
             disturb_for_tests();
             let tiny = f32::from_bits(1);
             assert!(!is_default());
-            assert_eq!(black_box(tiny) * black_box(1.0), 0.0, "the disturbance must be felt without the guard");
+            assert_eq!(
+                black_box(tiny) * black_box(1.0),
+                0.0,
+                "the disturbance must be felt without the guard"
+            );
             {
                 let _guard = Guard::new();
                 assert!(is_default());

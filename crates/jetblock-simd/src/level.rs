@@ -33,8 +33,13 @@ pub trait Kernel {
 
 impl Level {
     /// All levels, slowest first.
-    pub const ALL: [Level; 5] =
-        [Level::Scalar, Level::Neon, Level::Avx2, Level::Avx512, Level::Avx512Bf16];
+    pub const ALL: [Level; 5] = [
+        Level::Scalar,
+        Level::Neon,
+        Level::Avx2,
+        Level::Avx512,
+        Level::Avx512Bf16,
+    ];
 
     /// The name used by `--isa` and in reports.
     pub fn name(self) -> &'static str {
@@ -60,14 +65,20 @@ impl Level {
             Level::Avx512 => x86::has_avx512(),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => x86::has_avx512_bf16(),
-            #[allow(unreachable_patterns, reason = "which levels remain depends on the target")]
+            #[allow(
+                unreachable_patterns,
+                reason = "which levels remain depends on the target"
+            )]
             _ => false,
         }
     }
 
     /// The levels this processor can run, slowest first.
     pub fn available() -> Vec<Level> {
-        Level::ALL.into_iter().filter(|level| level.is_available()).collect()
+        Level::ALL
+            .into_iter()
+            .filter(|level| level.is_available())
+            .collect()
     }
 
     /// The fastest level this processor can run.
@@ -117,10 +128,16 @@ impl fmt::Display for Level {
 impl FromStr for Level {
     type Err = String;
     fn from_str(s: &str) -> Result<Level, String> {
-        Level::ALL.into_iter().find(|level| level.name() == s).ok_or_else(|| {
-            let names: Vec<_> = Level::ALL.iter().map(|level| level.name()).collect();
-            format!("unknown instruction-set level {s:?}, expected one of {}", names.join(", "))
-        })
+        Level::ALL
+            .into_iter()
+            .find(|level| level.name() == s)
+            .ok_or_else(|| {
+                let names: Vec<_> = Level::ALL.iter().map(|level| level.name()).collect();
+                format!(
+                    "unknown instruction-set level {s:?}, expected one of {}",
+                    names.join(", ")
+                )
+            })
     }
 }
 
@@ -140,7 +157,9 @@ mod x86 {
     use crate::scalar::Scalar;
 
     static AVX2: LazyLock<bool> = LazyLock::new(|| {
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+        is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
     });
     static AVX512: LazyLock<bool> = LazyLock::new(|| {
         has_avx2()
@@ -149,8 +168,9 @@ mod x86 {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
     });
-    static AVX512_BF16: LazyLock<bool> =
-        LazyLock::new(|| has_avx512() && is_x86_feature_detected!("avx512bf16") && bf16_known_answers());
+    static AVX512_BF16: LazyLock<bool> = LazyLock::new(|| {
+        has_avx512() && is_x86_feature_detected!("avx512bf16") && bf16_known_answers()
+    });
 
     pub(super) fn has_avx2() -> bool {
         *AVX2
@@ -198,7 +218,8 @@ mod x86 {
                         x[lane] = operand(next()) | operand(next()) << 16;
                         w[lane] = operand(next()) | operand(next()) << 16;
                         let r = next();
-                        acc[lane] = f32::from_bits((r & 0x807F_FFFF) | ((117 + (r >> 24) % 20) << 23));
+                        acc[lane] =
+                            f32::from_bits((r & 0x807F_FFFF) | ((117 + (r >> 24) % 20) << 23));
                     }
                     if round == 0 {
                         x[0] = 0x7F80_3F80;
@@ -206,11 +227,13 @@ mod x86 {
                         (x[2], w[2], acc[2]) = (0x3F80_3F80, 0xBF80_3F80, 0.0);
                     }
                     let mut got = [0_f32; 16];
-                    let dot = simd.dot_pairs(simd.load_pairs(&x), simd.load_pairs(&w), simd.load(&acc));
+                    let dot =
+                        simd.dot_pairs(simd.load_pairs(&x), simd.load_pairs(&w), simd.load(&acc));
                     simd.store(dot, &mut got);
                     for lane in 0..16 {
                         let want = Scalar.dot_pairs(x[lane], w[lane], acc[lane]);
-                        let same = want.to_bits() == got[lane].to_bits() || (want.is_nan() && got[lane].is_nan());
+                        let same = want.to_bits() == got[lane].to_bits()
+                            || (want.is_nan() && got[lane].is_nan());
                         if !same {
                             return false;
                         }

@@ -6,7 +6,10 @@
 //!
 //! This crate is the home of `unsafe` for vector code: the tokens implementing [`Simd`] can only be made inside
 //! [`Level::run`], which has checked the processor, and that is what makes their methods safe to call.
-#![allow(unsafe_code, reason = "the home of vector intrinsics, control registers and target-feature calls")]
+#![allow(
+    unsafe_code,
+    reason = "the home of vector intrinsics, control registers and target-feature calls"
+)]
 
 mod cpu;
 pub mod fp_env;

@@ -17,7 +17,10 @@ pub(crate) struct F32x4(float32x4_t);
 macro_rules! intrinsic {
     ($e:expr) => {{
         // SAFETY: see the macro's note: the processor has the features this intrinsic needs.
-        #[allow(unused_unsafe, reason = "newer toolchains call these safely where the feature is always on")]
+        #[allow(
+            unused_unsafe,
+            reason = "newer toolchains call these safely where the feature is always on"
+        )]
         unsafe {
             $e
         }
@@ -98,7 +101,10 @@ impl Lanes for F32x4 {
     }
     #[inline(always)]
     fn int_ushr<const N: u32>(a: int32x4_t) -> int32x4_t {
-        intrinsic!(vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a), vdupq_n_s32(-(N as i32)))))
+        intrinsic!(vreinterpretq_s32_u32(vshlq_u32(
+            vreinterpretq_u32_s32(a),
+            vdupq_n_s32(-(N as i32))
+        )))
     }
     #[inline(always)]
     fn int_gt(a: int32x4_t, b: int32x4_t) -> uint32x4_t {
@@ -194,8 +200,14 @@ impl Simd for Neon {
     fn dot_pairs(self, x: uint32x4_t, w: uint32x4_t, acc: F32x4) -> F32x4 {
         F32x4(intrinsic!({
             let high = vdupq_n_u32(0xFFFF_0000);
-            let (xh, wh) = (vreinterpretq_f32_u32(vandq_u32(x, high)), vreinterpretq_f32_u32(vandq_u32(w, high)));
-            let (xl, wl) = (vreinterpretq_f32_u32(vshlq_n_u32::<16>(x)), vreinterpretq_f32_u32(vshlq_n_u32::<16>(w)));
+            let (xh, wh) = (
+                vreinterpretq_f32_u32(vandq_u32(x, high)),
+                vreinterpretq_f32_u32(vandq_u32(w, high)),
+            );
+            let (xl, wl) = (
+                vreinterpretq_f32_u32(vshlq_n_u32::<16>(x)),
+                vreinterpretq_f32_u32(vshlq_n_u32::<16>(w)),
+            );
             vfmaq_f32(vfmaq_f32(acc.0, xh, wh), xl, wl)
         }))
     }

@@ -5,12 +5,27 @@ use jetblock_simd::{Cpu, Kernel, Level, Share, Simd};
 
 /// Bit patterns with every class of value: zeros, subnormals, normals near rounding ties, infinities, NaN.
 fn patterns(n: usize) -> Vec<f32> {
-    let edges = [0, 1, 0x007F_FFFF, 0x0080_0000, 0x3F80_0000, 0x3F80_0001, 0x7F7F_FFFF, 0x7F80_0000, 0x7FC0_0000, 0x4B00_0001];
+    let edges = [
+        0,
+        1,
+        0x007F_FFFF,
+        0x0080_0000,
+        0x3F80_0000,
+        0x3F80_0001,
+        0x7F7F_FFFF,
+        0x7F80_0000,
+        0x7FC0_0000,
+        0x4B00_0001,
+    ];
     let mut state = 0x1234_5678_u32;
     (0..n)
         .map(|i| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let bits = if i % 4 == 0 { edges[i / 4 % edges.len()] ^ (state & 0x8000_0000) } else { state };
+            let bits = if i % 4 == 0 {
+                edges[i / 4 % edges.len()] ^ (state & 0x8000_0000)
+            } else {
+                state
+            };
             f32::from_bits(bits)
         })
         .collect()
@@ -35,7 +50,11 @@ impl Kernel for Probe<'_> {
         let mut halves = vec![0; S::LANES];
         for op in 0..16 {
             for at in (0..n).step_by(S::LANES) {
-                let (a, b, c) = (simd.load(&self.a[at..]), simd.load(&self.b[at..]), simd.load(&self.c[at..]));
+                let (a, b, c) = (
+                    simd.load(&self.a[at..]),
+                    simd.load(&self.b[at..]),
+                    simd.load(&self.c[at..]),
+                );
                 let one = S::F::splat(1.0);
                 let v = match op {
                     0 => a.add(b),
@@ -45,21 +64,39 @@ impl Kernel for Probe<'_> {
                     4 => a.fma(b, c),
                     5 => a.sqrt(),
                     6 => S::F::select(a.lt(b), a, c),
-                    7 => S::F::select(a.le(b), a, c),
+                    // Half of the comparands are equal.
+                    7 => S::F::select(a.le(S::F::select(c.lt(b), b, a)), one, c),
                     8 => S::F::select(a.eq(a), one, c),
                     9 => S::F::select(a.is_nan(), one, b),
-                    10 => S::F::from_bits(S::F::int_shl::<3>(S::F::int_add(a.to_bits(), b.to_bits()))),
-                    11 => S::F::from_bits(S::F::int_shr::<7>(S::F::int_sub(a.to_bits(), b.to_bits()))),
-                    12 => S::F::from_bits(S::F::int_ushr::<9>(S::F::int_xor(a.to_bits(), b.to_bits()))),
-                    13 => S::F::from_int(S::F::int_select(S::F::int_gt(a.to_bits(), b.to_bits()), a.to_bits(), b.to_bits())),
-                    14 => simd.load_bf16(&self.codes[at..]).add(simd.load_f16(&self.codes[at..])),
+                    10 => {
+                        S::F::from_bits(S::F::int_shl::<3>(S::F::int_add(a.to_bits(), b.to_bits())))
+                    }
+                    11 => {
+                        S::F::from_bits(S::F::int_shr::<7>(S::F::int_sub(a.to_bits(), b.to_bits())))
+                    }
+                    12 => S::F::from_bits(S::F::int_ushr::<9>(S::F::int_xor(
+                        a.to_bits(),
+                        b.to_bits(),
+                    ))),
+                    13 => S::F::from_int(S::F::int_select(
+                        S::F::int_gt(a.to_bits(), b.to_bits()),
+                        a.to_bits(),
+                        b.to_bits(),
+                    )),
+                    14 => simd
+                        .load_bf16(&self.codes[at..])
+                        .add(simd.load_f16(&self.codes[at..])),
                     _ => {
                         let x = simd.load_pairs(&self.pairs[at..]);
-                        simd.dot_pairs(x, simd.splat_pair(0x3F81_BF93), S::F::splat(0.5))
+                        // The accumulator has bits below the products', so that both steps round and their order is felt.
+                        simd.dot_pairs(x, simd.splat_pair(0x3F81_BF93), S::F::splat(1.0 / 3.0))
                     }
                 };
                 simd.store(v, &mut lane);
-                out.extend(lane.iter().map(|v| if v.is_nan() { 0x7FC0_0000 } else { v.to_bits() }));
+                out.extend(
+                    lane.iter()
+                        .map(|v| if v.is_nan() { 0x7FC0_0000 } else { v.to_bits() }),
+                );
                 simd.store_u16(a.to_bits(), &mut halves);
                 out.extend(halves.iter().map(|&h| u32::from(h)));
             }
@@ -73,10 +110,19 @@ fn by_element(level: Level, n: usize) -> Vec<u32> {
     let (a, b, c) = (patterns(n + 5), patterns(n + 11), patterns(n + 17));
     let codes: Vec<u16> = b.iter().map(|v| (v.to_bits() >> 13) as u16).collect();
     // Normal bf16 operands of moderate size, as the bf16 kind guarantees.
-    let pairs: Vec<u32> = c.iter().map(|v| (v.to_bits() & 0x83FF_83FF) | 0x3C00_3C00).collect();
-    let probe = Probe { a: &a[5..], b: &b[11..], c: &c[17..], codes: &codes[11..], pairs: &pairs[17..] };
+    let pairs: Vec<u32> = c
+        .iter()
+        .map(|v| (v.to_bits() & 0x83FF_83FF) | 0x3C00_3C00)
+        .collect();
+    let probe = Probe {
+        a: &a[5..],
+        b: &b[11..],
+        c: &c[17..],
+        codes: &codes[11..],
+        pairs: &pairs[17..],
+    };
     let raw = level.run(probe);
-    let lanes = raw.len() / (16 * n * 2) ;
+    let lanes = raw.len() / (16 * n * 2);
     assert_eq!(lanes, 1);
     let width = match level {
         Level::Scalar => 1,
@@ -100,7 +146,13 @@ fn every_level_computes_the_scalar_bits() {
     for level in Level::available() {
         let got = by_element(level, 4096);
         for (i, (w, g)) in want.iter().zip(&got).enumerate() {
-            assert_eq!(w, g, "level {level}, op {}, element {}: {w:08X} expected, {g:08X} got", i / 4096, i % 4096);
+            assert_eq!(
+                w,
+                g,
+                "level {level}, op {}, element {}: {w:08X} expected, {g:08X} got",
+                i / 4096,
+                i % 4096
+            );
         }
     }
 }
@@ -112,7 +164,12 @@ fn an_unavailable_level_is_refused() {
     }
     assert!(Cpu::new(0, Level::Scalar).is_err());
     assert_eq!("avx512".parse::<Level>(), Ok(Level::Avx512));
-    assert!("sse9".parse::<Level>().unwrap_err().contains("expected one of scalar"));
+    assert!(
+        "sse9"
+            .parse::<Level>()
+            .unwrap_err()
+            .contains("expected one of scalar")
+    );
 }
 
 #[test]
@@ -130,7 +187,11 @@ fn workers_have_the_contract_environment() {
             }
         });
         assert_eq!(seen.into_inner(), 64);
-        assert_eq!(bad.into_inner(), 0, "a worker computed outside the contract's environment");
+        assert_eq!(
+            bad.into_inner(),
+            0,
+            "a worker computed outside the contract's environment"
+        );
     })
     .join()
     .expect("the thread does not panic");

@@ -50,14 +50,22 @@ pub fn tensor_bytes(dtype: DType, shape: &[usize], bytes: &[u8]) -> Digest {
 
 /// The digest of an f32 tensor.
 pub fn f32s(shape: &[usize], values: &[f32]) -> Digest {
-    assert_eq!(shape.iter().product::<usize>(), values.len(), "shape {shape:?} does not hold the values");
+    assert_eq!(
+        shape.iter().product::<usize>(),
+        values.len(),
+        "shape {shape:?} does not hold the values"
+    );
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     tensor_bytes(DType::F32, shape, &bytes)
 }
 
 /// The digest of a bf16 tensor given its bit patterns.
 pub fn bf16s(shape: &[usize], values: &[u16]) -> Digest {
-    assert_eq!(shape.iter().product::<usize>(), values.len(), "shape {shape:?} does not hold the values");
+    assert_eq!(
+        shape.iter().product::<usize>(),
+        values.len(),
+        "shape {shape:?} does not hold the values"
+    );
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     tensor_bytes(DType::BF16, shape, &bytes)
 }
@@ -85,6 +93,10 @@ mod tests {
         want.update(Sha256::digest([0, 0, 0x80, 0x3F]));
         assert_eq!(one, Digest(want.finalize().into()));
         let big = vec![0.5_f32; CHUNK_BYTES / 4 + 1];
-        assert_ne!(f32s(&[big.len()], &big), f32s(&[1, big.len()], &big), "the shape is part of the digest");
+        assert_ne!(
+            f32s(&[big.len()], &big),
+            f32s(&[1, big.len()], &big),
+            "the shape is part of the digest"
+        );
     }
 }

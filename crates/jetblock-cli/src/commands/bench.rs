@@ -70,8 +70,14 @@ struct Report {
 
 pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Result<Verdict> {
     let batches = &args.batch.0;
-    anyhow::ensure!(args.prompt > 0 && args.decode > 0 && args.reps > 0, "--prompt, --decode and --reps are at least 1");
-    anyhow::ensure!(batches.iter().all(|&b| b > 0), "--batch has a size of 0, expected at least 1");
+    anyhow::ensure!(
+        args.prompt > 0 && args.decode > 0 && args.reps > 0,
+        "--prompt, --decode and --reps are at least 1"
+    );
+    anyhow::ensure!(
+        batches.iter().all(|&b| b > 0),
+        "--batch has a size of 0, expected at least 1"
+    );
     let folder = args.model.folder()?;
     let cpu = global.cpu()?;
     let model = args.model.load(&folder, output)?;
@@ -90,7 +96,11 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
     )?;
     let peak_resident_bytes = peak_resident();
 
-    let bar = output.progress("measuring", ((1 + batches.len()) * args.reps) as u64, Unit::Items);
+    let bar = output.progress(
+        "measuring",
+        ((1 + batches.len()) * args.reps) as u64,
+        Unit::Items,
+    );
     let mut lines = Vec::new();
     let mut measure = |what: String,
                        tokens: usize,
@@ -218,7 +228,7 @@ fn feed<K: Kernels>(
     let mut pieces: Vec<Piece<'_>> = states
         .iter_mut()
         .map(|state| Piece {
-            state: &mut **state,
+            state,
             ids,
             logits: LogitRows::Last,
         })
@@ -238,7 +248,7 @@ fn timed(run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     let n = values.len();
-    if n % 2 == 1 {
+    if !n.is_multiple_of(2) {
         values[n / 2]
     } else {
         (values[n / 2 - 1] + values[n / 2]) / 2.0
@@ -283,7 +293,7 @@ impl Clock {
             .enumerate()
             .map(|(op, name)| (*name, of(op)))
             .collect();
-        let rest = 1.0 - shares.iter().fold(0.0, |sum, (_, share)| sum + share);
+        let rest = 1.0 - shares.iter().map(|(_, share)| share).sum::<f64>();
         shares.push(("everything else", rest));
         shares
     }
@@ -320,7 +330,8 @@ impl Kernels for Clock {
 
 impl Report {
     fn text(&self) -> String {
-        let or_dash = |v: Option<f64>, digits: usize| v.map_or("-".to_string(), |v| format!("{v:.digits$}"));
+        let or_dash =
+            |v: Option<f64>, digits: usize| v.map_or("-".to_string(), |v| format!("{v:.digits$}"));
         let speed = |line: &Line| {
             vec![
                 line.what.clone(),
@@ -342,7 +353,9 @@ impl Report {
             .prefill_share
             .iter()
             .zip(&self.decode_share)
-            .map(|((name, prefill), (_, decode))| vec![name.to_string(), percent(*prefill), percent(*decode)])
+            .map(|((name, prefill), (_, decode))| {
+                vec![name.to_string(), percent(*prefill), percent(*decode)]
+            })
             .collect();
         format!(
             "{}: operands {}, KV {}, {} thread(s), {}\n\n{}\n{}\n{}",

@@ -29,12 +29,24 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Result<Verdict> {
-    let model = ModelArgs { model: None, operands: None, kv: None, split: 256, hash_ties: false };
+    let model = ModelArgs {
+        model: None,
+        operands: None,
+        kv: None,
+        split: 256,
+        hash_ties: false,
+    };
     let folder = model.folder()?;
     let cpu = global.cpu()?;
     let session = Session::open(folder.path(), model.options(), &mut |_| {})?;
     let config = session.model.config();
-    let print = |text: &str| if output.is_json() { Ok(()) } else { output.print(text) };
+    let print = |text: &str| {
+        if output.is_json() {
+            Ok(())
+        } else {
+            output.print(text)
+        }
+    };
     print(&format!(
         "JetBlock {}: {}, {} layers {}, {} packed; {} with {} thread(s)\n\n{}",
         env!("CARGO_PKG_VERSION"),
@@ -57,11 +69,12 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
     };
     let start = Instant::now();
     let mut printed = Ok(());
-    let completions = session.generate(&request, &cpu, EngineOptions::default(), &mut |_, delta| {
-        if printed.is_ok() {
-            printed = print(&format!("{}{}", delta.reasoning, delta.content));
-        }
-    })?;
+    let completions =
+        session.generate(&request, &cpu, EngineOptions::default(), &mut |_, delta| {
+            if printed.is_ok() {
+                printed = print(&format!("{}{}", delta.reasoning, delta.content));
+            }
+        })?;
     printed?;
     let completion = &completions[0];
     let speed = completion.tokens.len() as f64 / start.elapsed().as_secs_f64();

@@ -69,8 +69,15 @@ pub(crate) struct Proof {
 }
 
 pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Result<Verdict> {
-    anyhow::ensure!(args.tokens >= 2, "--tokens is {}, expected at least 2", args.tokens);
-    anyhow::ensure!(args.max_threads >= 1, "--max-threads is 0, expected at least 1");
+    anyhow::ensure!(
+        args.tokens >= 2,
+        "--tokens is {}, expected at least 2",
+        args.tokens
+    );
+    anyhow::ensure!(
+        args.max_threads >= 1,
+        "--max-threads is 0, expected at least 1"
+    );
     let folder = args.model.folder()?;
     let model = args.model.load(&folder, output)?;
     if args.child {
@@ -150,7 +157,7 @@ fn subject(model: &NemotronH, tokens: usize) -> Subject {
                 domain: 0x5355_424A,
             },
         );
-        (u64::from(low) * vocab_size >> 32) as u32
+        ((u64::from(low) * vocab_size) >> 32) as u32
     };
     Subject {
         ids: (0..tokens as u64).map(id).collect(),
@@ -249,14 +256,23 @@ fn parse_digest(hex: &str) -> anyhow::Result<Digest> {
 impl Proof {
     pub(crate) fn verdict(&self) -> Verdict {
         let holds = self.report.runs > 0 && self.report.identical == self.report.runs;
-        if holds { Verdict::Passed } else { Verdict::Failed }
+        if holds {
+            Verdict::Passed
+        } else {
+            Verdict::Failed
+        }
     }
 
     pub(crate) fn text(&self) -> String {
         let Proof { report, .. } = self;
-        let row = |name: String, runs: usize, identical: usize| vec![name, runs.to_string(), identical.to_string()];
-        let mut rows: Vec<Vec<String>> =
-            report.axes.iter().map(|axis| row(axis.name.replace('_', " "), axis.runs, axis.identical)).collect();
+        let row = |name: String, runs: usize, identical: usize| {
+            vec![name, runs.to_string(), identical.to_string()]
+        };
+        let mut rows: Vec<Vec<String>> = report
+            .axes
+            .iter()
+            .map(|axis| row(axis.name.replace('_', " "), axis.runs, axis.identical))
+            .collect();
         rows.push(row("all".into(), report.runs, report.identical));
         let mut text = format!(
             "{}: one request of {} tokens, every logit and all state compared bit by bit\n\
@@ -272,8 +288,14 @@ impl Proof {
             report.state,
         );
         text += &match &report.first_difference {
-            None => format!("{} of {} identical, {:.1} s\n", report.identical, report.runs, self.seconds),
-            Some(what) => format!("NOT IDENTICAL: {} of {}; {what}\n", report.identical, report.runs),
+            None => format!(
+                "{} of {} identical, {:.1} s\n",
+                report.identical, report.runs, self.seconds
+            ),
+            Some(what) => format!(
+                "NOT IDENTICAL: {} of {}; {what}\n",
+                report.identical, report.runs
+            ),
         };
         if self.control_runs > 0 {
             text += &format!(

@@ -26,10 +26,21 @@ impl Embeddings {
     /// Rows of the ids, widened: `out [M, D]`.
     pub(crate) fn gather(&self, ids: &[u32], out: &mut [f32], cpu: &Cpu) -> Result<(), OpError> {
         let table = match self {
-            Embeddings::Table { dtype, width, bytes } => {
+            Embeddings::Table {
+                dtype,
+                width,
+                bytes,
+            } => {
                 let rows = bytes.len() / (width * dtype.size());
-                let rows = WeightRows { dtype: *dtype, rows, bytes };
-                Table::Rows { rows, hidden_size: *width }
+                let rows = WeightRows {
+                    dtype: *dtype,
+                    rows,
+                    bytes,
+                };
+                Table::Rows {
+                    rows,
+                    hidden_size: *width,
+                }
             }
             Embeddings::Tied(table) => Table::Packed(&table.weight),
         };

@@ -51,7 +51,12 @@ impl NemotronH {
     /// A sequence's result depends on its own tokens only. An error of one sequence (for example a router score that is
     /// NaN) is its own result; it cannot be fed again, and the others are not affected. The outer error is for
     /// arguments that are wrong before anything is computed; no state has changed then.
-    pub fn forward(&self, pieces: &mut [Piece<'_>], cpu: &Cpu, workspace: &mut Workspace) -> Result<Vec<PieceResult>, ModelError> {
+    pub fn forward(
+        &self,
+        pieces: &mut [Piece<'_>],
+        cpu: &Cpu,
+        workspace: &mut Workspace,
+    ) -> Result<Vec<PieceResult>, ModelError> {
         self.forward_with(&Contract, pieces, cpu, workspace)
     }
 
@@ -82,17 +87,34 @@ impl NemotronH {
                     LogitRows::Last if !last => LogitRows::None,
                     other => other,
                 };
-                step.push(index, Piece { state: &mut *piece.state, ids: &piece.ids[rows.clone()], logits });
+                step.push(
+                    index,
+                    Piece {
+                        state: &mut *piece.state,
+                        ids: &piece.ids[rows.clone()],
+                        logits,
+                    },
+                );
                 fed[index] = rows.end;
             }
             if step.pieces.is_empty() {
                 return Ok(results);
             }
             let indices = std::mem::take(&mut step.indices);
-            let outcome = Run { model: self, kernels, cpu, workspace, step }.run()?;
+            let outcome = Run {
+                model: self,
+                kernels,
+                cpu,
+                workspace,
+                step,
+            }
+            .run()?;
             for (index, outcome) in indices.into_iter().zip(outcome) {
                 match outcome {
-                    Ok(logits) => results[index].as_mut().expect("a failed piece gets no rows").extend(logits),
+                    Ok(logits) => results[index]
+                        .as_mut()
+                        .expect("a failed piece gets no rows")
+                        .extend(logits),
                     Err(e) => results[index] = Err(e),
                 }
             }
@@ -106,7 +128,11 @@ impl NemotronH {
         }
         let vocab_size = self.config.vocab_size;
         match piece.ids.iter().position(|&id| id as usize >= vocab_size) {
-            Some(index) => Err(ModelError::TokenOutOfRange { index, id: piece.ids[index], vocab_size }),
+            Some(index) => Err(ModelError::TokenOutOfRange {
+                index,
+                id: piece.ids[index],
+                vocab_size,
+            }),
             None => Ok(()),
         }
     }
@@ -116,7 +142,11 @@ impl NemotronH {
 fn share_rows(pieces: &[Piece<'_>], fed: &[usize], results: &[PieceResult]) -> Vec<Range<usize>> {
     let mut left = STEP_ROWS;
     let share = |((piece, &fed), result): ((&Piece<'_>, &usize), &PieceResult)| {
-        let rows = if result.is_err() { 0 } else { (piece.ids.len() - fed).min(left) };
+        let rows = if result.is_err() {
+            0
+        } else {
+            (piece.ids.len() - fed).min(left)
+        };
         left -= rows;
         fed..fed + rows
     };
@@ -137,7 +167,10 @@ impl<'a> Step<'a> {
     fn push(&mut self, index: usize, piece: Piece<'a>) {
         let rows = self.rows..self.rows + piece.ids.len();
         self.rows = rows.end;
-        self.segments.push(Segment { rows, start: piece.state.tokens });
+        self.segments.push(Segment {
+            rows,
+            start: piece.state.tokens,
+        });
         self.indices.push(index);
         self.pieces.push(piece);
     }
@@ -161,15 +194,24 @@ impl<K: Kernels> Run<'_, '_, K> {
         let mut h = std::mem::take(&mut self.workspace.h);
         let mut u = std::mem::take(&mut self.workspace.u);
         let mut out = std::mem::take(&mut self.workspace.out);
-        let (hidden, normed, mixed) = (sized(&mut h, len), sized(&mut u, len), sized(&mut out, len));
-        let computed = self.layers(hidden, normed, mixed).and_then(|()| self.logits(hidden, normed));
+        let (hidden, normed, mixed) =
+            (sized(&mut h, len), sized(&mut u, len), sized(&mut out, len));
+        let computed = self
+            .layers(hidden, normed, mixed)
+            .and_then(|()| self.logits(hidden, normed));
         (self.workspace.h, self.workspace.u, self.workspace.out) = (h, u, out);
         computed
     }
 
     fn layers(&mut self, h: &mut [f32], u: &mut [f32], out: &mut [f32]) -> Result<(), ModelError> {
         let model = self.model;
-        let ids: Vec<u32> = self.step.pieces.iter().flat_map(|piece| piece.ids).copied().collect();
+        let ids: Vec<u32> = self
+            .step
+            .pieces
+            .iter()
+            .flat_map(|piece| piece.ids)
+            .copied()
+            .collect();
         model.embeddings.gather(&ids, h, self.cpu)?;
         for (index, layer) in model.layers.iter().enumerate() {
             self.norm(h, &layer.norm, u)?;
@@ -188,22 +230,54 @@ impl<K: Kernels> Run<'_, '_, K> {
     }
 
     fn norm(&self, x: &[f32], weight: &[f32], out: &mut [f32]) -> Result<(), OpError> {
-        let args = RmsNorm { x, weight, eps: self.model.config.layer_norm_epsilon };
+        let args = RmsNorm {
+            x,
+            weight,
+            eps: self.model.config.layer_norm_epsilon,
+        };
         self.kernels.rms_norm(self.cpu, &args, out)
     }
 
-    fn linear(&mut self, x: &[f32], weights: &LinearWeights, epilogue: Epilogue, out: &mut [f32]) -> Result<(), OpError> {
-        linear(self.kernels, self.cpu, &mut self.workspace.prepared, x, weights, epilogue, out)
+    fn linear(
+        &mut self,
+        x: &[f32],
+        weights: &LinearWeights,
+        epilogue: Epilogue,
+        out: &mut [f32],
+    ) -> Result<(), OpError> {
+        linear(
+            self.kernels,
+            self.cpu,
+            &mut self.workspace.prepared,
+            x,
+            weights,
+            epilogue,
+            out,
+        )
     }
 
-    fn mamba(&mut self, index: usize, weights: &MambaWeights, u: &[f32], out: &mut [f32]) -> Result<(), ModelError> {
+    fn mamba(
+        &mut self,
+        index: usize,
+        weights: &MambaWeights,
+        u: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), ModelError> {
         let (config, rows) = (&self.model.config, self.step.rows);
-        let (inner, conv_dim, heads) = (config.mamba_inner(), config.conv_dim(), config.mamba_num_heads);
+        let (inner, conv_dim, heads) = (
+            config.mamba_inner(),
+            config.conv_dim(),
+            config.mamba_num_heads,
+        );
         let width = config.in_proj_rows();
         let mut scratch = std::mem::take(&mut self.workspace.mamba);
         let projected = sized(&mut scratch.projected, rows * width);
         self.linear(u, &weights.in_proj, Epilogue::None, projected)?;
-        let column = |range: Range<usize>| Columns { data: projected, row_len: width, columns: range };
+        let column = |range: Range<usize>| Columns {
+            data: projected,
+            row_len: width,
+            columns: range,
+        };
 
         let convolved = sized(&mut scratch.convolved, rows * conv_dim);
         let y = sized(&mut scratch.y, rows * inner);
@@ -226,7 +300,11 @@ impl<K: Kernels> Run<'_, '_, K> {
         conv.cpu(&mut conv_states, convolved, self.cpu)?;
 
         let state = config.n_groups * config.ssm_state_size;
-        let part = |range: Range<usize>| Columns { data: convolved, row_len: conv_dim, columns: range };
+        let part = |range: Range<usize>| Columns {
+            data: convolved,
+            row_len: conv_dim,
+            columns: range,
+        };
         let scan = SelectiveScan {
             x: part(0..inner),
             b: part(inner..inner + state),
@@ -239,7 +317,8 @@ impl<K: Kernels> Run<'_, '_, K> {
             dt_limit: config.time_step_limit,
             segments: &self.step.segments,
         };
-        self.kernels.selective_scan(self.cpu, &scan, &mut ssm_states, y)?;
+        self.kernels
+            .selective_scan(self.cpu, &scan, &mut ssm_states, y)?;
 
         let gated = RmsNormGated {
             y,
@@ -256,7 +335,13 @@ impl<K: Kernels> Run<'_, '_, K> {
         Ok(done?)
     }
 
-    fn attention(&mut self, index: usize, weights: &AttentionWeights, u: &[f32], out: &mut [f32]) -> Result<(), ModelError> {
+    fn attention(
+        &mut self,
+        index: usize,
+        weights: &AttentionWeights,
+        u: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), ModelError> {
         let (config, rows) = (&self.model.config, self.step.rows);
         let (q, kv) = (config.q_width(), config.kv_width());
         let width = q + 2 * kv;
@@ -264,14 +349,30 @@ impl<K: Kernels> Run<'_, '_, K> {
         let qkv = sized(&mut scratch.qkv, rows * width);
         self.linear(u, &weights.qkv, Epilogue::None, qkv)?;
         for (piece, segment) in self.step.pieces.iter_mut().zip(&self.step.segments) {
-            let column = |columns| Columns { data: qkv, row_len: width, columns };
+            let column = |columns| Columns {
+                data: qkv,
+                row_len: width,
+                columns,
+            };
             let cache = kv_cache(&mut piece.state.layers[index]);
-            cache.append(column(q..q + kv), column(q + kv..width), segment.rows.clone())?;
+            cache.append(
+                column(q..q + kv),
+                column(q + kv..width),
+                segment.rows.clone(),
+            )?;
         }
-        let caches: Vec<&attention::KvCache> =
-            self.step.pieces.iter_mut().map(|piece| &*kv_cache(&mut piece.state.layers[index])).collect();
+        let caches: Vec<&attention::KvCache> = self
+            .step
+            .pieces
+            .iter_mut()
+            .map(|piece| &*kv_cache(&mut piece.state.layers[index]))
+            .collect();
         let args = Attention {
-            q: Columns { data: qkv, row_len: width, columns: 0..q },
+            q: Columns {
+                data: qkv,
+                row_len: width,
+                columns: 0..q,
+            },
             caches: &caches,
             segments: &self.step.segments,
             num_attention_heads: config.num_attention_heads,
@@ -296,7 +397,12 @@ impl<K: Kernels> Run<'_, '_, K> {
     }
 
     fn moe_input<'c>(&'c mut self, layer: usize, u: &'c [f32]) -> moe::Input<'c, K> {
-        let failed = self.step.pieces.iter_mut().map(|piece| &mut piece.state.failed).collect();
+        let failed = self
+            .step
+            .pieces
+            .iter_mut()
+            .map(|piece| &mut piece.state.failed)
+            .collect();
         moe::Input {
             kernels: self.kernels,
             cpu: self.cpu,
@@ -311,7 +417,13 @@ impl<K: Kernels> Run<'_, '_, K> {
 
     fn logits(&mut self, h: &[f32], gathered: &mut [f32]) -> Result<Vec<PieceResult>, ModelError> {
         let (width, vocab_size) = (self.model.config.hidden_size, self.model.config.vocab_size);
-        let wanted: Vec<Range<usize>> = self.step.pieces.iter().zip(&self.step.segments).map(wanted_rows).collect();
+        let wanted: Vec<Range<usize>> = self
+            .step
+            .pieces
+            .iter()
+            .zip(&self.step.segments)
+            .map(wanted_rows)
+            .collect();
         let mut count = 0;
         for row in wanted.iter().cloned().flatten() {
             gathered[count * width..][..width].copy_from_slice(&h[row * width..][..width]);
@@ -321,7 +433,11 @@ impl<K: Kernels> Run<'_, '_, K> {
         if count > 0 {
             let mut normed = vec![0.0; count * width];
             self.norm(&gathered[..count * width], &self.model.norm_f, &mut normed)?;
-            let head = self.model.lm_head.as_ref().unwrap_or_else(|| self.model.embeddings.packed());
+            let head = self
+                .model
+                .lm_head
+                .as_ref()
+                .unwrap_or_else(|| self.model.embeddings.packed());
             self.linear(&normed, head, Epilogue::None, &mut logits)?;
         }
         let mut at = 0;

@@ -16,11 +16,22 @@ pub trait Kernels: Sync {
     /// See [`RmsNorm`].
     fn rms_norm(&self, cpu: &Cpu, args: &RmsNorm<'_>, out: &mut [f32]) -> Result<(), OpError>;
     /// See [`RmsNormGated`].
-    fn rms_norm_gated(&self, cpu: &Cpu, args: &RmsNormGated<'_>, out: &mut [f32]) -> Result<(), OpError>;
+    fn rms_norm_gated(
+        &self,
+        cpu: &Cpu,
+        args: &RmsNormGated<'_>,
+        out: &mut [f32],
+    ) -> Result<(), OpError>;
     /// See [`grouped_linear`].
     fn grouped_linear(&self, cpu: &Cpu, jobs: Vec<LinearJob<'_>>) -> Result<(), OpError>;
     /// See [`SelectiveScan`].
-    fn selective_scan(&self, cpu: &Cpu, args: &SelectiveScan<'_>, states: &mut [&mut [f32]], out: &mut [f32]) -> Result<(), OpError>;
+    fn selective_scan(
+        &self,
+        cpu: &Cpu,
+        args: &SelectiveScan<'_>,
+        states: &mut [&mut [f32]],
+        out: &mut [f32],
+    ) -> Result<(), OpError>;
     /// See [`Attention`].
     fn attention(&self, cpu: &Cpu, args: &Attention<'_>, out: &mut [f32]) -> Result<(), OpError>;
 }
@@ -33,13 +44,24 @@ impl Kernels for Contract {
     fn rms_norm(&self, cpu: &Cpu, args: &RmsNorm<'_>, out: &mut [f32]) -> Result<(), OpError> {
         args.cpu(out, cpu)
     }
-    fn rms_norm_gated(&self, cpu: &Cpu, args: &RmsNormGated<'_>, out: &mut [f32]) -> Result<(), OpError> {
+    fn rms_norm_gated(
+        &self,
+        cpu: &Cpu,
+        args: &RmsNormGated<'_>,
+        out: &mut [f32],
+    ) -> Result<(), OpError> {
         args.cpu(out, cpu)
     }
     fn grouped_linear(&self, cpu: &Cpu, jobs: Vec<LinearJob<'_>>) -> Result<(), OpError> {
         grouped_linear(cpu, jobs)
     }
-    fn selective_scan(&self, cpu: &Cpu, args: &SelectiveScan<'_>, states: &mut [&mut [f32]], out: &mut [f32]) -> Result<(), OpError> {
+    fn selective_scan(
+        &self,
+        cpu: &Cpu,
+        args: &SelectiveScan<'_>,
+        states: &mut [&mut [f32]],
+        out: &mut [f32],
+    ) -> Result<(), OpError> {
         args.cpu(states, out, cpu)
     }
     fn attention(&self, cpu: &Cpu, args: &Attention<'_>, out: &mut [f32]) -> Result<(), OpError> {

@@ -8,7 +8,9 @@ use jetblock_ops::moe::RouterConfig;
 use jetblock_ops::selective_scan;
 use jetblock_tensor::DType;
 
-use super::weights::{AttentionWeights, Layer, LinearWeights, MambaWeights, Mixer, MlpWeights, MoeWeights};
+use super::weights::{
+    AttentionWeights, Layer, LinearWeights, MambaWeights, Mixer, MlpWeights, MoeWeights,
+};
 use super::{NemotronH, Options, embeddings::Embeddings};
 use crate::ModelError;
 use crate::checkpoint::{Checkpoint, TensorView};
@@ -25,7 +27,11 @@ pub struct LoadProgress {
 
 impl NemotronH {
     /// Loads the model folder `dir`; `progress` hears after each tensor.
-    pub fn load(dir: &Path, options: Options, progress: &mut dyn FnMut(LoadProgress)) -> Result<NemotronH, ModelError> {
+    pub fn load(
+        dir: &Path,
+        options: Options,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<NemotronH, ModelError> {
         let config = NemotronHConfig::open(dir)?;
         let checkpoint = Checkpoint::open(dir)?;
         NemotronH::from_checkpoint(config, &checkpoint, options, progress)
@@ -39,14 +45,24 @@ impl NemotronH {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<NemotronH, ModelError> {
         checkpoint.check(&config.tensors())?;
-        let kind = options.operands.unwrap_or_else(|| operand_kind(&config, checkpoint));
-        let total = checkpoint.infos().map(|info| info.bytes).fold(0, |sum, bytes| sum + bytes);
-        let mut loader = Loader { checkpoint, kind, progress, state: LoadProgress { done: 0, total } };
+        let kind = options
+            .operands
+            .unwrap_or_else(|| operand_kind(&config, checkpoint));
+        let total = checkpoint.infos().map(|info| info.bytes).sum();
+        let mut loader = Loader {
+            checkpoint,
+            kind,
+            progress,
+            state: LoadProgress { done: 0, total },
+        };
         // The large tables first: what is packed later then finds their file pages already released.
         let lm_head = if config.tie_word_embeddings {
             None
         } else {
-            Some(LinearWeights { weight: loader.matrix(kind, &["lm_head.weight"])?, bias: None })
+            Some(LinearWeights {
+                weight: loader.matrix(kind, &["lm_head.weight"])?,
+                bias: None,
+            })
         };
         let embeddings = if config.tie_word_embeddings {
             let weight = loader.matrix(kind, &["backbone.embeddings.weight"])?;
@@ -68,14 +84,23 @@ impl NemotronH {
 
 /// The kind that NUMERICS.md section 10 gives to a model.
 fn operand_kind(config: &NemotronHConfig, checkpoint: &Checkpoint) -> OperandKind {
-    let is_linear = |kind| matches!(kind, TensorKind::Linear | TensorKind::RoutedExpert | TensorKind::LmHead);
+    let is_linear = |kind| {
+        matches!(
+            kind,
+            TensorKind::Linear | TensorKind::RoutedExpert | TensorKind::LmHead
+        )
+    };
     let stored_bf16 = config
         .tensors()
         .iter()
         .filter(|tensor| is_linear(tensor.kind))
         .filter_map(|tensor| checkpoint.info(&tensor.name))
         .all(|info| info.dtype.dtype() == Some(DType::BF16));
-    if config.dtype.is_none_or(|dtype| dtype == DType::BF16) && stored_bf16 { OperandKind::Bf16 } else { OperandKind::F32 }
+    if config.dtype.is_none_or(|dtype| dtype == DType::BF16) && stored_bf16 {
+        OperandKind::Bf16
+    } else {
+        OperandKind::F32
+    }
 }
 
 struct Loader<'a> {
@@ -103,15 +128,28 @@ impl Loader<'_> {
     }
 
     fn optional_vector(&mut self, name: &str) -> Result<Option<Vec<f32>>, ModelError> {
-        if self.checkpoint.contains(name) { self.vector(name).map(Some) } else { Ok(None) }
+        if self.checkpoint.contains(name) {
+            self.vector(name).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Matrices stacked along their outputs, packed for an operand kind.
     fn matrix(&mut self, kind: OperandKind, names: &[&str]) -> Result<PackedMatrix, ModelError> {
-        let views = names.iter().map(|name| self.checkpoint.tensor(name)).collect::<Result<Vec<_>, _>>()?;
+        let views = names
+            .iter()
+            .map(|name| self.checkpoint.tensor(name))
+            .collect::<Result<Vec<_>, _>>()?;
         let k = views[0].shape[1];
-        let parts: Vec<WeightRows<'_>> =
-            views.iter().map(|view| WeightRows { dtype: view.dtype, rows: view.shape[0], bytes: view.bytes }).collect();
+        let parts: Vec<WeightRows<'_>> = views
+            .iter()
+            .map(|view| WeightRows {
+                dtype: view.dtype,
+                rows: view.shape[0],
+                bytes: view.bytes,
+            })
+            .collect();
         let mut released = vec![0; parts.len()];
         let checkpoint = self.checkpoint;
         let packed = PackedMatrix::pack(kind, &parts, k, &mut |part, rows| {
@@ -139,12 +177,21 @@ impl Loader<'_> {
             bytes.extend_from_slice(chunk);
             self.checkpoint.release(chunk);
         }
-        let table = Embeddings::Table { dtype: view.dtype, width: view.shape[1], bytes };
+        let table = Embeddings::Table {
+            dtype: view.dtype,
+            width: view.shape[1],
+            bytes,
+        };
         self.read(&view);
         Ok(table)
     }
 
-    fn mixer(&mut self, config: &NemotronHConfig, kind: LayerKind, scope: &str) -> Result<Mixer, ModelError> {
+    fn mixer(
+        &mut self,
+        config: &NemotronHConfig,
+        kind: LayerKind,
+        scope: &str,
+    ) -> Result<Mixer, ModelError> {
         Ok(match kind {
             LayerKind::Mamba => Mixer::Mamba(Box::new(self.mamba(config, scope)?)),
             LayerKind::Attention => Mixer::Attention(Box::new(self.attention(scope)?)),
@@ -184,12 +231,21 @@ impl Loader<'_> {
                 None => bias.extend(std::iter::repeat_n(0.0, rows)),
             }
         }
-        let qkv = LinearWeights { weight, bias: any.then_some(bias) };
-        Ok(AttentionWeights { qkv, o_proj: self.linear(&format!("{scope}.o_proj"))? })
+        let qkv = LinearWeights {
+            weight,
+            bias: any.then_some(bias),
+        };
+        Ok(AttentionWeights {
+            qkv,
+            o_proj: self.linear(&format!("{scope}.o_proj"))?,
+        })
     }
 
     fn mlp(&mut self, scope: &str) -> Result<MlpWeights, ModelError> {
-        Ok(MlpWeights { up: self.linear(&format!("{scope}.up_proj"))?, down: self.linear(&format!("{scope}.down_proj"))? })
+        Ok(MlpWeights {
+            up: self.linear(&format!("{scope}.up_proj"))?,
+            down: self.linear(&format!("{scope}.down_proj"))?,
+        })
     }
 
     fn moe(&mut self, config: &NemotronHConfig, scope: &str) -> Result<MoeWeights, ModelError> {
@@ -202,7 +258,10 @@ impl Loader<'_> {
             None => None,
         };
         let mut moe = MoeWeights {
-            gate: LinearWeights { weight: gate, bias: None },
+            gate: LinearWeights {
+                weight: gate,
+                bias: None,
+            },
             correction_bias: self.vector(&format!("{scope}.gate.e_score_correction_bias"))?,
             router: RouterConfig {
                 n_routed_experts: config.n_routed_experts,

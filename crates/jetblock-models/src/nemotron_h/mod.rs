@@ -41,7 +41,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { operands: None, kv_dtype: None, split: Attention::DEFAULT_SPLIT, hash_ties: false }
+        Options {
+            operands: None,
+            kv_dtype: None,
+            split: Attention::DEFAULT_SPLIT,
+            hash_ties: false,
+        }
     }
 }
 
@@ -76,14 +81,32 @@ impl NemotronH {
         };
         let kv_dtype = options.kv_dtype.unwrap_or(by_kind);
         if kv_dtype == DType::F16 {
-            return Err(ModelError::Option { field: "kv_dtype", expected: "f32 or bf16", got: kv_dtype.to_string() });
+            return Err(ModelError::Option {
+                field: "kv_dtype",
+                expected: "f32 or bf16",
+                got: kv_dtype.to_string(),
+            });
         }
         if ![64, 128, 256].contains(&options.split) {
-            return Err(ModelError::Option { field: "split", expected: "64, 128 or 256", got: options.split.to_string() });
+            return Err(ModelError::Option {
+                field: "split",
+                expected: "64, 128 or 256",
+                got: options.split.to_string(),
+            });
         }
         let key = format!("{config:?} {options:?} {kind:?} {kv_dtype}");
         let fingerprint = digest::combine(&key, &[]);
-        Ok(NemotronH { config, options, kind, kv_dtype, fingerprint, embeddings, layers, norm_f, lm_head })
+        Ok(NemotronH {
+            config,
+            options,
+            kind,
+            kv_dtype,
+            fingerprint,
+            embeddings,
+            layers,
+            norm_f,
+            lm_head,
+        })
     }
 
     /// The configuration it was loaded with.
@@ -122,11 +145,17 @@ impl NemotronH {
                     conv_dim: config.conv_dim(),
                     taps: config.conv_kernel,
                 };
-                LayerState::Mamba { conv: vec![0.0; dims.conv_len()], ssm: vec![0.0; dims.ssm_len()], dims }
+                LayerState::Mamba {
+                    conv: vec![0.0; dims.conv_len()],
+                    ssm: vec![0.0; dims.ssm_len()],
+                    dims,
+                }
             }
             LayerKind::Attention => {
                 let cache = KvCache::new(self.kv_cache_config());
-                LayerState::Attention(cache.expect("the configuration and the KV dtype were checked at load"))
+                LayerState::Attention(
+                    cache.expect("the configuration and the KV dtype were checked at load"),
+                )
             }
             LayerKind::Mlp | LayerKind::Moe => LayerState::None,
         };
@@ -149,9 +178,15 @@ impl NemotronH {
 
     /// Bytes of memory that the packed weights take.
     pub fn bytes(&self) -> usize {
-        let layers = self.layers.iter().map(|layer| 4 * layer.norm.len() + layer.mixer.bytes());
+        let layers = self
+            .layers
+            .iter()
+            .map(|layer| 4 * layer.norm.len() + layer.mixer.bytes());
         let head = self.lm_head.as_ref().map_or(0, LinearWeights::bytes);
-        layers.fold(head + self.embeddings.bytes() + 4 * self.norm_f.len(), |sum, bytes| sum + bytes)
+        layers.fold(
+            head + self.embeddings.bytes() + 4 * self.norm_f.len(),
+            |sum, bytes| sum + bytes,
+        )
     }
 }
 
@@ -167,16 +202,35 @@ impl Mixer {
         match self {
             Mixer::Mamba(w) => {
                 let small = [&w.conv_weight, &w.dt_bias, &w.a, &w.d, &w.norm].map(Vec::len);
-                let vectors = small.iter().fold(w.conv_bias.as_ref().map_or(0, Vec::len), |sum, len| sum + len);
+                let vectors = small
+                    .iter()
+                    .fold(w.conv_bias.as_ref().map_or(0, Vec::len), |sum, len| {
+                        sum + len
+                    });
                 w.in_proj.bytes() + w.out_proj.bytes() + 4 * vectors
             }
             Mixer::Attention(w) => w.qkv.bytes() + w.o_proj.bytes(),
             Mixer::Mlp(w) => mlp(w),
             Mixer::Moe(w) => {
-                let experts = w.up.iter().chain(&w.down).fold(0, |sum, expert| sum + expert.bytes());
-                let biases = w.up_bias.iter().chain(&w.down_bias).fold(0, |sum, bias| sum + 4 * bias.len());
-                let latent = w.latent.as_ref().map_or(0, |(fc1, fc2)| fc1.bytes() + fc2.bytes());
-                w.gate.bytes() + 4 * w.correction_bias.len() + mlp(&w.shared) + latent + experts + biases
+                let experts =
+                    w.up.iter()
+                        .chain(&w.down)
+                        .fold(0, |sum, expert| sum + expert.bytes());
+                let biases = w
+                    .up_bias
+                    .iter()
+                    .chain(&w.down_bias)
+                    .fold(0, |sum, bias| sum + 4 * bias.len());
+                let latent = w
+                    .latent
+                    .as_ref()
+                    .map_or(0, |(fc1, fc2)| fc1.bytes() + fc2.bytes());
+                w.gate.bytes()
+                    + 4 * w.correction_bias.len()
+                    + mlp(&w.shared)
+                    + latent
+                    + experts
+                    + biases
             }
         }
     }

@@ -52,7 +52,9 @@ impl Prepared {
     /// One row.
     pub fn row(&self, row: usize) -> RowView<'_> {
         match self.kind() {
-            super::OperandKind::Bf16 => RowView::Pairs(self.pairs().run(row, 0, self.k().div_ceil(2))),
+            super::OperandKind::Bf16 => {
+                RowView::Pairs(self.pairs().run(row, 0, self.k().div_ceil(2)))
+            }
             super::OperandKind::F32 => RowView::Values(self.values().run(row, 0, self.k())),
         }
     }

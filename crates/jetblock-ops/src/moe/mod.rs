@@ -117,7 +117,7 @@ impl RouterConfig {
                 experts.to_string(),
             );
         }
-        if self.n_group == 0 || experts % self.n_group != 0 {
+        if self.n_group == 0 || !experts.is_multiple_of(self.n_group) {
             let expected = format!("a divisor of {experts} experts");
             return value("n_group", expected, self.n_group.to_string());
         }

@@ -57,14 +57,22 @@ impl Router<'_> {
 }
 
 /// A number in numeric order: `-0 = +0`.
-#[derive(PartialEq, PartialOrd)]
+#[derive(PartialEq)]
 struct Pick(f32);
 
 impl Eq for Pick {}
 
+impl PartialOrd for Pick {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl Ord for Pick {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.partial_cmp(other).expect("the router checked for NaN")
+        self.0
+            .partial_cmp(&other.0)
+            .expect("the router checked for NaN")
     }
 }
 

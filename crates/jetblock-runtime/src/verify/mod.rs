@@ -65,7 +65,11 @@ pub fn verify<K: Kernels>(
     let mut pools = Pools::default();
     let baseline = run(kernels, model, subject, &space.baseline(), &mut pools)?;
     check_rows_differ(&baseline)?;
-    let mut report = Report { logits: baseline.logits.to_string(), state: baseline.state.to_string(), ..Report::default() };
+    let mut report = Report {
+        logits: baseline.logits.to_string(),
+        state: baseline.state.to_string(),
+        ..Report::default()
+    };
     let mut axes: BTreeMap<Axis, AxisReport> = BTreeMap::new();
     for (axis, schedule) in space.schedules(runs) {
         let outcome = match axis {
@@ -73,7 +77,11 @@ pub fn verify<K: Kernels>(
             _ => run(kernels, model, subject, &schedule, &mut pools)?,
         };
         let same = outcome.fingerprint() == baseline.fingerprint();
-        let line = axes.entry(axis).or_insert(AxisReport { name: axis.name(), runs: 0, identical: 0 });
+        let line = axes.entry(axis).or_insert(AxisReport {
+            name: axis.name(),
+            runs: 0,
+            identical: 0,
+        });
         line.runs += 1;
         line.identical += usize::from(same);
         report.runs += 1;
@@ -98,7 +106,11 @@ pub fn distinct<K: Kernels>(
 ) -> Result<(usize, usize), RunError> {
     let mut pools = Pools::default();
     let mut seen = BTreeSet::new();
-    let schedules: Vec<_> = space.schedules(runs).into_iter().filter(|(axis, _)| *axis != Axis::FreshProcess).collect();
+    let schedules: Vec<_> = space
+        .schedules(runs)
+        .into_iter()
+        .filter(|(axis, _)| *axis != Axis::FreshProcess)
+        .collect();
     for (_, schedule) in &schedules {
         seen.insert(run(kernels, model, subject, schedule, &mut pools)?.fingerprint());
         progress();
@@ -110,7 +122,14 @@ pub fn distinct<K: Kernels>(
 fn check_rows_differ(baseline: &Outcome) -> Result<(), RunError> {
     let distinct: BTreeSet<Digest> = baseline.rows.iter().copied().collect();
     // A short repetition in the text may repeat a row; a model that ignores its input repeats them all.
-    if distinct.len() * 2 < baseline.rows.len() { Err(RunError::Vacuous { rows: baseline.rows.len(), distinct: distinct.len() }) } else { Ok(()) }
+    if distinct.len() * 2 < baseline.rows.len() {
+        Err(RunError::Vacuous {
+            rows: baseline.rows.len(),
+            distinct: distinct.len(),
+        })
+    } else {
+        Ok(())
+    }
 }
 
 fn describe(axis: Axis, schedule: &Schedule, want: &Outcome, got: &Outcome) -> String {

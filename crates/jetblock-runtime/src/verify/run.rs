@@ -59,7 +59,12 @@ pub enum RunError {
 pub struct Pools(HashMap<(usize, Level), (Cpu, Workspace)>);
 
 impl Pools {
-    fn get(&mut self, model: &NemotronH, threads: usize, level: Level) -> Result<&mut (Cpu, Workspace), RunError> {
+    fn get(
+        &mut self,
+        model: &NemotronH,
+        threads: usize,
+        level: Level,
+    ) -> Result<&mut (Cpu, Workspace), RunError> {
         use std::collections::hash_map::Entry;
         Ok(match self.0.entry((threads, level)) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -86,8 +91,12 @@ pub fn run<K: Kernels>(
     let vocab_size = model.config().vocab_size;
     let mut draws = Draws::new(schedule.neighbours, 1);
     let mut state = model.new_state();
-    let mut neighbours: Vec<Neighbour> =
-        (1..schedule.batch).map(|_| Neighbour { state: model.new_state(), ids: Vec::new() }).collect();
+    let mut neighbours: Vec<Neighbour> = (1..schedule.batch)
+        .map(|_| Neighbour {
+            state: model.new_state(),
+            ids: Vec::new(),
+        })
+        .collect();
     let mut logits: Vec<f32> = Vec::with_capacity(subject.ids.len() * vocab_size);
     for (step, &rows) in schedule.pieces.iter().enumerate() {
         let fed = state.tokens();
@@ -95,20 +104,50 @@ pub fn run<K: Kernels>(
         for neighbour in &mut neighbours {
             prepare_neighbour(neighbour, model, schedule, &mut draws);
         }
-        logits.extend(forward(kernels, model, schedule.slot, ids, &mut state, &mut neighbours, cpu, workspace)?);
+        logits.extend(forward(
+            kernels,
+            model,
+            schedule.slot,
+            ids,
+            &mut state,
+            &mut neighbours,
+            cpu,
+            workspace,
+        )?);
         if schedule.snapshot_after == Some(step) {
             let snapshot = state.clone();
             let detour: Vec<u32> = (0..3).map(|_| draws.below(vocab_size) as u32).collect();
-            forward(kernels, model, 0, &detour, &mut state, &mut [], cpu, workspace)?;
+            forward(
+                kernels,
+                model,
+                0,
+                &detour,
+                &mut state,
+                &mut [],
+                cpu,
+                workspace,
+            )?;
             state = snapshot;
         }
     }
-    let rows = logits.chunks_exact(vocab_size).map(|row| digest::f32s(&[vocab_size], row)).collect();
-    Ok(Outcome { logits: digest::f32s(&[subject.ids.len(), vocab_size], &logits), state: state.digest(), rows })
+    let rows = logits
+        .chunks_exact(vocab_size)
+        .map(|row| digest::f32s(&[vocab_size], row))
+        .collect();
+    Ok(Outcome {
+        logits: digest::f32s(&[subject.ids.len(), vocab_size], &logits),
+        state: state.digest(),
+        rows,
+    })
 }
 
 /// Gives a neighbour its tokens for the step and, in hostile schedules, sometimes a bad fate.
-fn prepare_neighbour(neighbour: &mut Neighbour, model: &NemotronH, schedule: &Schedule, draws: &mut Draws) {
+fn prepare_neighbour(
+    neighbour: &mut Neighbour,
+    model: &NemotronH,
+    schedule: &Schedule,
+    draws: &mut Draws,
+) {
     let cancelled = schedule.hostile && draws.below(6) == 0;
     // A sequence whose layer refused its NaN leaves the batch, as it would in the engine.
     if cancelled || neighbour.state.failed().is_some() || neighbour.state.tokens() > 256 {
@@ -118,7 +157,9 @@ fn prepare_neighbour(neighbour: &mut Neighbour, model: &NemotronH, schedule: &Sc
         neighbour.state.poison_for_tests();
     }
     let rows = 1 + draws.below(schedule.neighbour_rows);
-    neighbour.ids = (0..rows).map(|_| draws.below(model.config().vocab_size) as u32).collect();
+    neighbour.ids = (0..rows)
+        .map(|_| draws.below(model.config().vocab_size) as u32)
+        .collect();
 }
 
 /// One step: the request at its slot among the neighbours; returns the request's logits, all rows.
@@ -134,9 +175,22 @@ fn forward<K: Kernels>(
 ) -> Result<Vec<f32>, RunError> {
     let mut pieces: Vec<Piece<'_>> = neighbours
         .iter_mut()
-        .map(|n| Piece { ids: &n.ids, state: &mut n.state, logits: LogitRows::Last })
+        .map(|n| Piece {
+            ids: &n.ids,
+            state: &mut n.state,
+            logits: LogitRows::Last,
+        })
         .collect();
-    pieces.insert(slot, Piece { ids, state, logits: LogitRows::All });
+    pieces.insert(
+        slot,
+        Piece {
+            ids,
+            state,
+            logits: LogitRows::All,
+        },
+    );
     let mut results = model.forward_with(kernels, &mut pieces, cpu, workspace)?;
-    results.swap_remove(slot).map_err(|e| RunError::Failed(e.to_string()))
+    results
+        .swap_remove(slot)
+        .map_err(|e| RunError::Failed(e.to_string()))
 }

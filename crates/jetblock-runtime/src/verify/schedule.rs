@@ -139,7 +139,11 @@ impl Space {
     pub fn schedules(&self, runs: usize) -> Vec<(Axis, Schedule)> {
         let mut out = Vec::with_capacity(runs);
         for axis in Axis::ALL {
-            let mut count = if axis == Axis::Combined { runs - out.len() } else { (axis.weight() * runs / 1000).max(1) };
+            let mut count = if axis == Axis::Combined {
+                runs - out.len()
+            } else {
+                (axis.weight() * runs / 1000).max(1)
+            };
             count = count.min(runs - out.len());
             out.extend((0..count).map(|i| (axis, self.schedule(axis, i))));
         }
@@ -173,11 +177,17 @@ impl Space {
                 s.pieces = self.cut(&mut rng, 4);
             }
             Axis::PromptSplit => {
-                s.pieces = if i < self.tokens - 1 { vec![i + 1, self.tokens - i - 1] } else { self.cut(&mut rng, 9) };
+                s.pieces = if i < self.tokens - 1 {
+                    vec![i + 1, self.tokens - i - 1]
+                } else {
+                    self.cut(&mut rng, 9)
+                };
             }
             Axis::PrefillVsDecode => {
                 let prefix = 1 + i % self.tokens;
-                s.pieces = std::iter::once(prefix).chain(vec![1; self.tokens - prefix]).collect();
+                s.pieces = std::iter::once(prefix)
+                    .chain(vec![1; self.tokens - prefix])
+                    .collect();
             }
             Axis::MixedSteps => {
                 s.batch = 2 + rng.below(9);
@@ -205,8 +215,17 @@ impl Space {
             Axis::Combined => {
                 s.threads = 1 + rng.below(self.max_threads);
                 // The scalar level is slow; the SimdLevel axis has it.
-                let fast: Vec<Level> = self.levels.iter().copied().filter(|&l| l != Level::Scalar).collect();
-                s.level = if fast.is_empty() { self.levels[0] } else { fast[rng.below(fast.len())] };
+                let fast: Vec<Level> = self
+                    .levels
+                    .iter()
+                    .copied()
+                    .filter(|&l| l != Level::Scalar)
+                    .collect();
+                s.level = if fast.is_empty() {
+                    self.levels[0]
+                } else {
+                    fast[rng.below(fast.len())]
+                };
                 s.batch = 1 + rng.below(9);
                 s.slot = rng.below(s.batch);
                 s.neighbour_rows = 1 + rng.below(16);
@@ -237,19 +256,27 @@ pub(super) struct Draws {
 
 impl Draws {
     pub(super) fn new(seed: u64, stream: u64) -> Draws {
-        Draws { seed, stream, drawn: 0 }
+        Draws {
+            seed,
+            stream,
+            drawn: 0,
+        }
     }
 
     pub(super) fn next(&mut self) -> u64 {
         self.drawn += 1;
         // A domain of its own keeps schedules apart from token draws.
-        let draw = Draw { position: self.drawn, sample: self.stream as u32, domain: 0x5643_4844 };
+        let draw = Draw {
+            position: self.drawn,
+            sample: self.stream as u32,
+            domain: 0x5643_4844,
+        };
         let [low, high, ..] = rng::words(self.seed, draw);
-        u64::from(high) << 32 | u64::from(low)
+        (u64::from(high) << 32) | u64::from(low)
     }
 
     pub(super) fn below(&mut self, n: usize) -> usize {
-        (u128::from(self.next()) * n as u128 >> 64) as usize
+        ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
 }
 
@@ -258,7 +285,12 @@ mod tests {
     use super::*;
 
     fn space() -> Space {
-        Space { tokens: 48, levels: Level::available(), max_threads: 4, batch_sizes: (1..=33).collect() }
+        Space {
+            tokens: 48,
+            levels: Level::available(),
+            max_threads: 4,
+            batch_sizes: (1..=33).collect(),
+        }
     }
 
     #[test]
@@ -268,13 +300,61 @@ mod tests {
             assert_eq!(schedules.len(), runs);
             assert_eq!(schedules, space().schedules(runs));
             for axis in Axis::ALL.into_iter().filter(|_| runs >= 100) {
-                assert!(schedules.iter().any(|(a, _)| *a == axis), "{} has no run", axis.name());
+                assert!(
+                    schedules.iter().any(|(a, _)| *a == axis),
+                    "{} has no run",
+                    axis.name()
+                );
             }
             for (axis, s) in &schedules {
-                assert_eq!(s.pieces.iter().fold(0, |a, b| a + b), 48, "{}", axis.name());
+                assert_eq!(s.pieces.iter().sum::<usize>(), 48, "{}", axis.name());
                 assert!(s.pieces.iter().all(|&p| p > 0) && s.slot < s.batch);
             }
         }
+    }
+
+    #[test]
+    fn every_axis_varies_its_variable() {
+        let schedules = space().schedules(1000);
+        let values = |axis: Axis, value: &dyn Fn(&Schedule) -> String| {
+            let of_axis = schedules.iter().filter(|(a, _)| *a == axis);
+            of_axis
+                .map(|(_, s)| value(s))
+                .collect::<std::collections::BTreeSet<_>>()
+                .len()
+        };
+        assert_eq!(values(Axis::BatchSize, &|s| s.batch.to_string()), 33);
+        assert!(values(Axis::Position, &|s| format!("{} of {}", s.slot, s.batch)) > 15);
+        assert!(
+            values(Axis::Neighbours, &|s| format!(
+                "{} {}",
+                s.neighbours, s.hostile
+            )) > 100
+        );
+        assert_eq!(
+            values(Axis::PrefillVsDecode, &|s| format!("{:?}", s.pieces)),
+            48
+        );
+        assert!(values(Axis::MixedSteps, &|s| format!("{:?} {}", s.pieces, s.batch)) > 100);
+        assert_eq!(values(Axis::Threads, &|s| s.threads.to_string()), 4);
+        assert_eq!(
+            values(Axis::SimdLevel, &|s| s.level.to_string()),
+            space().levels.len()
+        );
+        assert_eq!(
+            values(Axis::SnapshotRestore, &|s| format!(
+                "{:?} {:?}",
+                s.pieces, s.snapshot_after
+            )),
+            47
+        );
+        assert!(
+            schedules
+                .iter()
+                .filter(|(a, _)| *a == Axis::SnapshotRestore)
+                .all(|(_, s)| s.snapshot_after == Some(0))
+        );
+        assert!(values(Axis::Combined, &|s| format!("{s:?}")) > 250);
     }
 
     #[test]
@@ -282,7 +362,12 @@ mod tests {
         let schedules = space().schedules(1000);
         for cut in 1..48 {
             let pieces = vec![cut, 48 - cut];
-            assert!(schedules.iter().any(|(a, s)| *a == Axis::PromptSplit && s.pieces == pieces), "cut at {cut}");
+            assert!(
+                schedules
+                    .iter()
+                    .any(|(a, s)| *a == Axis::PromptSplit && s.pieces == pieces),
+                "cut at {cut}"
+            );
         }
     }
 }

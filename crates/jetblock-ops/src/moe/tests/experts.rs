@@ -189,7 +189,11 @@ fn mismatched_arguments_are_named() {
     );
     let cpu = Cpu::single();
     let x = Prepared::prepare(&cpu, OperandKind::F32, &painted(1, 3 * IN), IN).expect("valid rows");
-    let routes = painted_routes(3, 1, 2);
+    let routes = Routes {
+        per_row: 1,
+        experts: vec![0, 1, 0],
+        weights: vec![1.0; 3],
+    };
     let experts = Experts {
         x: &x,
         routes: &routes,
