@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from . import goldens, selfcheck
+from . import goldens, models, selfcheck
 from .report import Report
 
 
@@ -12,6 +12,7 @@ def main():
     report = Report()
     selfcheck.run(report)
     goldens.run(report, root)
+    models.run(report, root)
     return report.finish()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from . import functions, ops, reduce
-from .arith import F32, bf16_to_f32, canonical, f16_to_f32, f32
+from .arith import F32, bf16_to_f32, canonical, f16_to_f32, f32, operand
 
 KINDS = {
     "M": "mamba", "mamba": "mamba", "linear_attention": "mamba",
@@ -71,7 +71,10 @@ class Model:
         self.dt_limits = _number(low), _number(high)
         self.mixers = [self._load(i, kind) for i, kind in enumerate(self.layers)]
         self.embedding = self.tensors["backbone.embeddings.weight"]
-        self.head = self._linear("backbone.embeddings" if c.get("tie_word_embeddings") else "lm_head")
+        tied = c.get("tie_word_embeddings", False)
+        if tied and self.kind == "bf16":
+            self.embedding = operand(self.embedding)
+        self.head = self._linear("backbone.embeddings" if tied else "lm_head")
 
     def _linear(self, name):
         return ops.Linear(self.tensors[name + ".weight"], self.kind, self.tensors.get(name + ".bias"), self.odd_first)
