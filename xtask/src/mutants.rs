@@ -3,13 +3,15 @@
 //! `tests/mutations.txt` lists the breaks. A block is
 //!
 //! ```text
-//! [name] crate
+//! [name] crate filter
 //! path/from/the/root.rs
 //! - the text to replace, which must occur exactly once
 //! + its replacement
 //! ```
 //!
-//! Several `-` or `+` lines make a text of several lines. Work happens in a copy under `target/mutants`.
+//! Several `-` or `+` lines make a text of several lines. With a filter, which is optional, only the crate's tests with
+//! that text in their names have to fail: `causal_conv1d::` for a mutation of that op. Work happens in a copy under
+//! `target/mutants`.
 
 use std::fs;
 use std::path::Path;
@@ -21,23 +23,31 @@ use crate::shell::{Shell, cargo};
 struct Mutation {
     name: String,
     package: String,
+    /// Tests that run; all if empty.
+    filter: String,
     path: String,
     find: String,
     replace: String,
 }
 
 pub(crate) fn run(shell: &Shell, filter: Option<&str>) -> Result<(), String> {
-    let list = fs::read_to_string(shell.root.join("tests/mutations.txt")).map_err(|e| format!("tests/mutations.txt: {e}"))?;
-    let mutations: Vec<Mutation> =
-        parse(&list)?.into_iter().filter(|m| filter.is_none_or(|f| m.name.contains(f) || m.package.contains(f))).collect();
+    let list = fs::read_to_string(shell.root.join("tests/mutations.txt"))
+        .map_err(|e| format!("tests/mutations.txt: {e}"))?;
+    let mutations: Vec<Mutation> = parse(&list)?
+        .into_iter()
+        .filter(|m| filter.is_none_or(|f| m.name.contains(f) || m.package.contains(f)))
+        .collect();
     let work = shell.root.join("target/mutants/tree");
     copy_tree(shell, &work)?;
-    println!("{} mutations; first the unbroken tree must pass", mutations.len());
+    println!(
+        "{} mutations; first the unbroken tree must pass",
+        mutations.len()
+    );
     let mut packages: Vec<&str> = mutations.iter().map(|m| m.package.as_str()).collect();
     packages.sort_unstable();
     packages.dedup();
     for package in &packages {
-        if !passes(&work, package)? {
+        if !passes(&work, package, "")? {
             return Err(format!("the unbroken tests of {package} fail"));
         }
     }
@@ -46,47 +56,98 @@ pub(crate) fn run(shell: &Shell, filter: Option<&str>) -> Result<(), String> {
         let path = work.join(&m.path);
         let original = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", m.path))?;
         if original.matches(&m.find).count() != 1 {
-            return Err(format!("{}: its text occurs {} times in {}, expected once", m.name, original.matches(&m.find).count(), m.path));
+            return Err(format!(
+                "{}: its text occurs {} times in {}, expected once",
+                m.name,
+                original.matches(&m.find).count(),
+                m.path
+            ));
         }
         fs::write(&path, original.replacen(&m.find, &m.replace, 1)).map_err(|e| e.to_string())?;
         let start = Instant::now();
-        let survived = passes(&work, &m.package)?;
+        let survived = passes(&work, &m.package, &m.filter)?;
         fs::write(&path, original).map_err(|e| e.to_string())?;
         let word = if survived { "SURVIVED" } else { "killed" };
-        println!("{:3}/{} {word:8} {:5.1} s  {}", i + 1, mutations.len(), start.elapsed().as_secs_f32(), m.name);
+        println!(
+            "{:3}/{} {word:8} {:5.1} s  {}",
+            i + 1,
+            mutations.len(),
+            start.elapsed().as_secs_f32(),
+            m.name
+        );
         if survived {
             survivors.push(m.name.as_str());
         }
     }
     let killed = mutations.len() - survivors.len();
-    println!("killed {killed} of {} ({:.1} %)", mutations.len(), 100.0 * killed as f32 / mutations.len() as f32);
-    if survivors.len() * 20 > mutations.len() { Err(format!("less than 95 % killed; survivors: {}", survivors.join(", "))) } else { Ok(()) }
+    println!(
+        "killed {killed} of {} ({:.1} %)",
+        mutations.len(),
+        100.0 * killed as f32 / mutations.len() as f32
+    );
+    if survivors.len() * 20 > mutations.len() {
+        Err(format!(
+            "less than 95 % killed; survivors: {}",
+            survivors.join(", ")
+        ))
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether a package's tests pass. A mutant that does not compile is an error: it would prove nothing.
-fn passes(work: &Path, package: &str) -> Result<bool, String> {
+fn passes(work: &Path, package: &str, filter: &str) -> Result<bool, String> {
     let quiet = |command: &mut Command| {
-        let status = command.current_dir(work).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let status = command
+            .current_dir(work)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
         status.map(|s| s.success()).map_err(|e| e.to_string())
     };
     let target = work.with_file_name("build");
-    if !quiet(cargo().args(["test", "--no-run", "-p", package]).env("CARGO_TARGET_DIR", &target))? {
+    if !quiet(
+        cargo()
+            .args(["test", "--tests", "--no-run", "-p", package])
+            .env("CARGO_TARGET_DIR", &target),
+    )? {
         return Err(format!("{package} does not compile with this mutation"));
     }
-    quiet(cargo().args(["test", "-p", package]).env("CARGO_TARGET_DIR", &target))
+    quiet(
+        cargo()
+            .args(["test", "--tests", "-p", package, "--", filter])
+            .env("CARGO_TARGET_DIR", &target),
+    )
 }
 
 fn parse(text: &str) -> Result<Vec<Mutation>, String> {
     let mut out: Vec<Mutation> = Vec::new();
     for (number, line) in text.lines().enumerate() {
-        let bad = || format!("tests/mutations.txt line {}: cannot read {line:?}", number + 1);
+        let bad = || {
+            format!(
+                "tests/mutations.txt line {}: cannot read {line:?}",
+                number + 1
+            )
+        };
         if line.starts_with('#') || line.trim().is_empty() {
             continue;
         }
         if let Some(rest) = line.strip_prefix('[') {
             let (name, package) = rest.split_once("] ").ok_or_else(bad)?;
-            let (name, package) = (name.to_string(), package.trim().to_string());
-            out.push(Mutation { name, package, path: String::new(), find: String::new(), replace: String::new() });
+            let (package, filter) = package.split_once(' ').unwrap_or((package, ""));
+            let (name, package, filter) = (
+                name.to_string(),
+                package.to_string(),
+                filter.trim().to_string(),
+            );
+            out.push(Mutation {
+                name,
+                package,
+                filter,
+                path: String::new(),
+                find: String::new(),
+                replace: String::new(),
+            });
             continue;
         }
         let m = out.last_mut().ok_or_else(bad)?;
@@ -110,7 +171,11 @@ fn push_line(to: &mut String, line: &str) {
 
 /// Copies what git tracks, so that builds of the mutants leave the checkout alone.
 fn copy_tree(shell: &Shell, to: &Path) -> Result<(), String> {
-    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(&shell.root).output().map_err(|e| format!("git: {e}"))?;
+    let listed = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(&shell.root)
+        .output()
+        .map_err(|e| format!("git: {e}"))?;
     for name in String::from_utf8_lossy(&listed.stdout).split_terminator('\0') {
         let (from, to) = (shell.root.join(name), to.join(name));
         fs::create_dir_all(to.parent().expect("a file has a folder")).map_err(|e| e.to_string())?;
