@@ -42,7 +42,9 @@ def _number(value):
 def model_kind(config, tensors):
     """The operand kind that the model's own data types give."""
     dtype = config.get("dtype", config.get("torch_dtype"))
-    stored = {kind for name, (kind, _) in tensors.items() if name.split(".")[-2] in LINEAR and name.endswith(".weight")}
+    tied = config.get("tie_word_embeddings", False)
+    linear = LINEAR[:-1] + ("embeddings" if tied else "lm_head",)
+    stored = {kind for name, (kind, _) in tensors.items() if name.split(".")[-2] in linear and name.endswith(".weight")}
     return "bf16" if dtype in (None, "bfloat16") and stored == {"BF16"} else "f32"
 
 

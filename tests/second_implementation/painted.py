@@ -202,6 +202,6 @@ OWN_KINDS = {
     "one linear weight in F32": ("f32", "BF16", {}, [("experts.1.up_proj.weight", "F32")]),
     "one linear weight in F16": ("f32", "BF16", {}, [("q_proj.weight", "F16")]),
     "lm_head in F32": ("f32", "BF16", {}, [("lm_head.weight", "F32")]),
-    "tied embeddings in F32": ("bf16", "BF16", {"tie_word_embeddings": True}, [("embeddings.weight", "F32")]),
+    "tied embeddings in F32": ("f32", "BF16", {"tie_word_embeddings": True}, [("embeddings.weight", "F32")]),
     "router and embeddings in F32": ("bf16", "BF16", {}, [("gate.weight", "F32"), ("embeddings.weight", "F32")]),
 }

@@ -8,7 +8,8 @@ const FILES: [&str; 4] = ["mod.rs", "reference.rs", "cpu.rs", "tests.rs"];
 
 pub(crate) fn run(shell: &Shell) -> Result<(), String> {
     let src = shell.root.join("crates/jetblock-ops/src");
-    let lib = fs::read_to_string(src.join("lib.rs")).map_err(|e| format!("cannot read lib.rs of the ops: {e}"))?;
+    let lib = fs::read_to_string(src.join("lib.rs"))
+        .map_err(|e| format!("cannot read lib.rs of the ops: {e}"))?;
     let mut problems = Vec::new();
     let mut ops = 0;
     for entry in fs::read_dir(&src).map_err(|e| e.to_string())? {
@@ -17,7 +18,11 @@ pub(crate) fn run(shell: &Shell) -> Result<(), String> {
             continue;
         }
         ops += 1;
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_string();
+        let name = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .unwrap_or_default()
+            .to_string();
         for file in FILES {
             // An op with several parts may split a file into a folder of the same name.
             if !path.join(file).exists() && !path.join(file.trim_end_matches(".rs")).is_dir() {
@@ -26,7 +31,9 @@ pub(crate) fn run(shell: &Shell) -> Result<(), String> {
         }
         let tests = fs::read_to_string(path.join("tests.rs")).unwrap_or_default();
         if !tests.contains("assert_bits_equal") {
-            problems.push(format!("op {name}: tests.rs compares no bits (assert_bits_equal)"));
+            problems.push(format!(
+                "op {name}: tests.rs compares no bits (assert_bits_equal)"
+            ));
         }
         if !lib.contains(&format!("mod {name};")) {
             problems.push(format!("op {name} is not listed in lib.rs"));

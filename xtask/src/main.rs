@@ -66,7 +66,15 @@ fn check(shell: &Shell) -> Result<(), String> {
     step("formatting");
     shell.run(cargo().args(["fmt", "--all", "--check"]))?;
     step("lints");
-    shell.run(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    shell.run(cargo().args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
     step("op folders");
     check_ops::run(shell)
 }
@@ -78,13 +86,25 @@ fn rust(shell: &Shell) -> Result<(), String> {
 
 fn verify(shell: &Shell, args: &[String]) -> Result<(), String> {
     step("jetblock verify");
-    shell.run(cargo().args(["run", "--release", "--quiet", "--", "verify"]).args(args))
+    shell.run(
+        cargo()
+            .args(["run", "--release", "--quiet", "--", "verify"])
+            .args(args),
+    )
 }
 
 fn exhaustive(shell: &Shell, functions: &[String]) -> Result<(), String> {
     shell.run(
         cargo()
-            .args(["run", "--release", "-p", "jetblock-numerics", "--example", "exhaustive", "--"])
+            .args([
+                "run",
+                "--release",
+                "-p",
+                "jetblock-numerics",
+                "--example",
+                "exhaustive",
+                "--",
+            ])
             .args(functions)
             // The functions are the same source at every level; the instruction makes the sweep bearable.
             .env("RUSTFLAGS", "-C target-cpu=native")
@@ -93,10 +113,36 @@ fn exhaustive(shell: &Shell, functions: &[String]) -> Result<(), String> {
 }
 
 fn golden(shell: &Shell, args: &[String]) -> Result<(), String> {
-    shell.run(cargo().args(["run", "--release", "-p", "jetblock-numerics", "--example", "golden", "--"]).args(args))
+    shell.run(
+        cargo()
+            .args([
+                "run",
+                "--release",
+                "-p",
+                "jetblock-numerics",
+                "--example",
+                "golden",
+                "--",
+            ])
+            .args(args),
+    )
 }
 
 fn bench(shell: &Shell, args: &[String]) -> Result<(), String> {
-    let (name, rest) = args.split_first().ok_or("bench needs a name: gemm, ops, attention or model")?;
-    shell.run(cargo().args(["run", "--release", "-p", "jetblock-benches", "--bin", name, "--"]).args(rest))
+    let (name, rest) = args
+        .split_first()
+        .ok_or("bench needs a name: gemm, ops, attention or model")?;
+    shell.run(
+        cargo()
+            .args([
+                "run",
+                "--release",
+                "-p",
+                "jetblock-benches",
+                "--bin",
+                name,
+                "--",
+            ])
+            .args(rest),
+    )
 }

@@ -11,21 +11,34 @@ pub(crate) struct Shell {
 
 impl Shell {
     pub(crate) fn at_workspace_root() -> Shell {
-        let xtask = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it for `cargo run`"));
-        Shell { root: xtask.parent().expect("xtask lies in the workspace").to_path_buf() }
+        let xtask = PathBuf::from(
+            std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it for `cargo run`"),
+        );
+        Shell {
+            root: xtask
+                .parent()
+                .expect("xtask lies in the workspace")
+                .to_path_buf(),
+        }
     }
 
     /// Runs a program at the root; an error names it if it fails.
     pub(crate) fn run(&self, command: &mut Command) -> Result<(), String> {
         self.succeeds(command).and_then(|ok| {
-            if ok { Ok(()) } else { Err(format!("failed: {command:?}")) }
+            if ok {
+                Ok(())
+            } else {
+                Err(format!("failed: {command:?}"))
+            }
         })
     }
 
     /// Runs a program at the root and tells whether it succeeded.
     pub(crate) fn succeeds(&self, command: &mut Command) -> Result<bool, String> {
         let status = command.current_dir(&self.root).status();
-        status.map(|s| s.success()).map_err(|e| format!("cannot start {:?}: {e}", command.get_program()))
+        status
+            .map(|s| s.success())
+            .map_err(|e| format!("cannot start {:?}: {e}", command.get_program()))
     }
 }
 

@@ -6,7 +6,6 @@ use jetblock_ops::causal_conv1d;
 use jetblock_ops::linear::{OperandKind, PackedMatrix, WeightRows};
 use jetblock_ops::moe::RouterConfig;
 use jetblock_ops::selective_scan;
-use jetblock_tensor::DType;
 
 use super::weights::{
     AttentionWeights, Layer, LinearWeights, MambaWeights, Mixer, MlpWeights, MoeWeights,
@@ -14,7 +13,8 @@ use super::weights::{
 use super::{NemotronH, Options, embeddings::Embeddings};
 use crate::ModelError;
 use crate::checkpoint::{Checkpoint, TensorView};
-use crate::config::{LayerKind, NemotronHConfig, TensorKind};
+use crate::config::{LayerKind, NemotronHConfig};
+use crate::detector;
 
 /// How far loading has come, in bytes of the checkpoint.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +47,7 @@ impl NemotronH {
         checkpoint.check(&config.tensors())?;
         let kind = options
             .operands
-            .unwrap_or_else(|| operand_kind(&config, checkpoint));
+            .unwrap_or_else(|| detector::operand_kind(&config, Some(checkpoint)));
         let total = checkpoint.infos().map(|info| info.bytes).sum();
         let mut loader = Loader {
             checkpoint,
@@ -79,27 +79,6 @@ impl NemotronH {
         }
         let norm_f = loader.vector("backbone.norm_f.weight")?;
         NemotronH::new(config, options, kind, embeddings, layers, norm_f, lm_head)
-    }
-}
-
-/// The kind that NUMERICS.md section 10 gives to a model.
-fn operand_kind(config: &NemotronHConfig, checkpoint: &Checkpoint) -> OperandKind {
-    let is_linear = |kind| {
-        matches!(
-            kind,
-            TensorKind::Linear | TensorKind::RoutedExpert | TensorKind::LmHead
-        )
-    };
-    let stored_bf16 = config
-        .tensors()
-        .iter()
-        .filter(|tensor| is_linear(tensor.kind))
-        .filter_map(|tensor| checkpoint.info(&tensor.name))
-        .all(|info| info.dtype.dtype() == Some(DType::BF16));
-    if config.dtype.is_none_or(|dtype| dtype == DType::BF16) && stored_bf16 {
-        OperandKind::Bf16
-    } else {
-        OperandKind::F32
     }
 }
 
