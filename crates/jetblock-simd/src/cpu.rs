@@ -112,6 +112,15 @@ impl Cpu {
         self.level.run(kernel)
     }
 
+    /// Runs `f` on a worker of the pool (on the calling thread where there is none). Parallel calls inside `f` then find
+    /// the pool awake: entering it from outside for each would cost more than a small one takes.
+    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        match &self.pool {
+            Some(pool) => pool.install(f),
+            None => f(),
+        }
+    }
+
     /// Calls `f` with disjoint ranges that cover `0..share.len`, possibly in parallel. Who gets which range, and
     /// how many there are, is a matter of schedule: `f` must compute each item from that item alone.
     pub fn par_ranges<F: Fn(Range<usize>) + Send + Sync>(&self, share: Share, f: F) {

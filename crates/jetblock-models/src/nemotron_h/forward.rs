@@ -101,14 +101,14 @@ impl NemotronH {
                 return Ok(results);
             }
             let indices = std::mem::take(&mut step.indices);
-            let outcome = Run {
+            let run = Run {
                 model: self,
                 kernels,
                 cpu,
                 workspace,
                 step,
-            }
-            .run()?;
+            };
+            let outcome = cpu.install(|| run.run())?;
             for (index, outcome) in indices.into_iter().zip(outcome) {
                 match outcome {
                     Ok(logits) => results[index]
