@@ -20,8 +20,6 @@ const TOKENS: usize = 32;
 /// Most heads a thread takes together. Their parts of a row of x lie side by side, and a group of them reads the same
 /// b and c.
 const HEADS: usize = 8;
-/// Most vectors of columns taken together.
-const VECTORS: usize = 4;
 /// Time steps that are worth a thread's while.
 const GRAIN: usize = 4 * 1024;
 
@@ -142,9 +140,12 @@ impl Kernel for Share<'_> {
         // Each of these is a division: not for the inner loops.
         let (heads, head_dim) = (self.op.heads(), self.op.head_dim());
         let size = self.op.state_len() * head_dim;
+        let vectors = head_dim.div_ceil(S::LANES);
         let mut vy = Rows {
-            v: [[S::F::splat(0.0); VECTORS]; TOKENS],
-            y: [[S::F::splat(0.0); VECTORS]; TOKENS],
+            vectors,
+            v: vec![S::F::splat(0.0); TOKENS * vectors],
+            y: vec![S::F::splat(0.0); TOKENS * vectors],
+            padded: vec![0.0; STATE_BLOCK * S::LANES],
         };
         for start in self.rows.clone().step_by(TOKENS) {
             let rows = start..self.rows.end.min(start + TOKENS);
@@ -186,13 +187,17 @@ struct Tile<'a, 't> {
     out_column: usize,
 }
 
-/// What a tile's tokens write into the state, `dt * x`, and what they have read from it so far.
+/// What a tile's tokens write into the state, `dt * x`, and what they have read from it so far: `[TOKENS, vectors]`.
 struct Rows<F> {
-    v: [[F; VECTORS]; TOKENS],
-    y: [[F; VECTORS]; TOKENS],
+    /// Vectors to a head.
+    vectors: usize,
+    v: Vec<F>,
+    y: Vec<F>,
+    /// A block of the state with one full vector to a row.
+    padded: Vec<f32>,
 }
 
-/// `V` vectors of every row of a state `[N, stride]`, from column `p`.
+/// Some vectors of every row of a block of the state `[32, stride]`, from column `p`.
 struct Strip<'a> {
     data: &'a mut [f32],
     stride: usize,
@@ -208,113 +213,114 @@ struct Tokens<'a, F, const V: usize, const T: usize> {
 }
 
 impl Tile<'_, '_> {
-    /// All columns of the head's state `[N, P]`.
+    /// All tokens over the head's state `[N, P]`.
     #[inline(always)]
     fn scan_head<S: Simd>(&mut self, simd: S, state: &mut [f32], vy: &mut Rows<S::F>) {
+        for (t, r) in self.rows.clone().enumerate() {
+            let dt = S::F::splat(self.time_steps[r * 2 * self.heads + self.head]);
+            for j in 0..vy.vectors {
+                vy.v[t * vy.vectors + j] = dt.mul(load_part(simd, self.x(r, j * S::LANES)));
+                vy.y[t * vy.vectors + j] = S::F::splat(0.0);
+            }
+        }
+        for (i, block) in state.chunks_mut(STATE_BLOCK * self.head_dim).enumerate() {
+            self.scan_block(simd, i * STATE_BLOCK, block, vy);
+        }
+        self.finish(simd, vy);
+    }
+
+    /// All tokens over one block of the state, the rows from `n`.
+    #[inline(always)]
+    fn scan_block<S: Simd>(&self, simd: S, n: usize, block: &mut [f32], vy: &mut Rows<S::F>) {
         let stride = self.head_dim;
-        let (mut p, mut padded) = (0, Vec::new());
-        while p < stride {
+        let mut j = 0;
+        while j < vy.vectors {
+            let p = j * S::LANES;
             let left = stride - p;
             let strip = Strip {
-                data: &mut *state,
+                data: &mut *block,
                 stride,
                 p,
             };
-            // As many vectors as leave registers for two tokens: there are 32 at sixteen lanes, 16 at eight.
-            if S::LANES == 16 && left >= 4 * S::LANES {
-                self.scan::<S, 4>(simd, strip, p, vy);
-                p += 4 * S::LANES;
+            // As many vectors as leave registers for two tokens: there are 32 at sixteen lanes, 16 at eight. One token
+            // leaves more, and waits for memory, which prefers long runs.
+            if (S::LANES == 16 || self.rows.len() == 1) && left >= 4 * S::LANES {
+                self.pass_tokens::<S, 4>(simd, n, strip, j, vy);
+                j += 4;
             } else if left >= 2 * S::LANES {
-                self.scan::<S, 2>(simd, strip, p, vy);
-                p += 2 * S::LANES;
+                self.pass_tokens::<S, 2>(simd, n, strip, j, vy);
+                j += 2;
             } else {
-                // The last columns may be fewer than a vector: they go through a copy with full rows.
-                let is_part = left < S::LANES;
-                if is_part {
-                    padded.resize(self.op.state_len() * S::LANES, 0.0);
-                    copy_columns(strip.data, stride, p, &mut padded, S::LANES, 0, left);
-                }
-                let part = if is_part {
-                    Strip {
-                        data: &mut padded,
-                        stride: S::LANES,
-                        p: 0,
-                    }
-                } else {
-                    strip
-                };
-                self.scan::<S, 1>(simd, part, p, vy);
-                if is_part {
-                    copy_columns(&padded, S::LANES, 0, state, stride, p, left);
-                }
-                p += left.min(S::LANES);
+                self.pass_last_vector(simd, n, strip, j, vy);
+                j += 1;
             }
         }
     }
 
-    /// `V` vectors of columns from `p`.
+    /// One vector of columns. It may be the last of a row and not full: then it goes through a copy with full rows.
     #[inline(always)]
-    fn scan<S: Simd, const V: usize>(
-        &mut self,
+    fn pass_last_vector<S: Simd>(
+        &self,
         simd: S,
+        n: usize,
         strip: Strip,
-        p: usize,
+        j: usize,
         vy: &mut Rows<S::F>,
     ) {
-        for (t, r) in self.rows.clone().enumerate() {
-            let dt = S::F::splat(self.time_steps[r * 2 * self.heads + self.head]);
-            for i in 0..V {
-                vy.v[t][i] = dt.mul(load_part(simd, self.x(r, p + i * S::LANES)));
-                vy.y[t][i] = S::F::splat(0.0);
-            }
+        let Strip { data, stride, p } = strip;
+        let width = S::LANES.min(stride - p);
+        let mut padded = std::mem::take(&mut vy.padded);
+        let len = data.len() / stride * S::LANES;
+        for (row, padded) in data.chunks(stride).zip(padded.chunks_mut(S::LANES)) {
+            padded[..width].copy_from_slice(&row[p..p + width]);
         }
-        for (i, block) in strip
-            .data
-            .chunks_mut(STATE_BLOCK * strip.stride)
-            .enumerate()
-        {
-            let strip = Strip {
-                data: block,
-                ..strip
-            };
-            self.pass_block::<S, V>(simd, i * STATE_BLOCK, strip, vy);
+        let strip = Strip {
+            data: &mut padded[..len],
+            stride: S::LANES,
+            p: 0,
+        };
+        self.pass_tokens::<S, 1>(simd, n, strip, j, vy);
+        for (row, padded) in data.chunks_mut(stride).zip(padded.chunks(S::LANES)) {
+            row[p..p + width].copy_from_slice(&padded[..width]);
         }
-        for (t, r) in self.rows.clone().enumerate() {
-            self.finish::<S, V>(simd, t, r, p, &vy.y[t]);
-        }
+        vy.padded = padded;
     }
 
-    /// All tokens of the tile over one block of the state, the rows from `n`.
+    /// All tokens over `V` vectors of a block of the state, in which they are number `j` and following.
     #[inline(always)]
-    fn pass_block<S: Simd, const V: usize>(
+    fn pass_tokens<S: Simd, const V: usize>(
         &self,
         simd: S,
         n: usize,
         mut strip: Strip,
+        j: usize,
         vy: &mut Rows<S::F>,
     ) {
         let n = n..n + strip.data.len() / strip.stride;
         let mut t = 0;
         while t < self.rows.len() {
+            let first = t * vy.vectors + j;
+            let second = first + vy.vectors;
             let is_last = |tokens: usize| self.is_last && t + tokens == self.rows.len();
             t += if t + 1 < self.rows.len() {
-                let tokens = self.tokens::<S, V, 2>(t, n.clone(), [&vy.v[t], &vy.v[t + 1]]);
+                let v = [&vy.v[first..first + V], &vy.v[second..second + V]];
+                let tokens = self.tokens::<S, V, 2>(t, n.clone(), v);
                 let part = if is_last(2) {
                     pass::<S, V, 2, true>(simd, &mut strip, tokens)
                 } else {
                     pass::<S, V, 2, false>(simd, &mut strip, tokens)
                 };
-                add::<S, V>(&mut vy.y[t], part[0]);
-                add::<S, V>(&mut vy.y[t + 1], part[1]);
+                add::<S, V>(&mut vy.y[first..first + V], part[0]);
+                add::<S, V>(&mut vy.y[second..second + V], part[1]);
                 2
             } else {
-                let tokens = self.tokens::<S, V, 1>(t, n.clone(), [&vy.v[t]]);
+                let tokens = self.tokens::<S, V, 1>(t, n.clone(), [&vy.v[first..first + V]]);
                 let part = if is_last(1) {
                     pass::<S, V, 1, true>(simd, &mut strip, tokens)
                 } else {
                     pass::<S, V, 1, false>(simd, &mut strip, tokens)
                 };
-                add::<S, V>(&mut vy.y[t], part[0]);
+                add::<S, V>(&mut vy.y[first..first + V], part[0]);
                 1
             };
         }
@@ -326,7 +332,7 @@ impl Tile<'_, '_> {
         &self,
         t: usize,
         n: Range<usize>,
-        v: [&[S::F; VECTORS]; T],
+        v: [&[S::F]; T],
     ) -> Tokens<'_, S::F, V, T> {
         let (op, r) = (self.op, self.rows.start + t);
         let n = self.group_start + n.start..self.group_start + n.end;
@@ -355,23 +361,17 @@ impl Tile<'_, '_> {
         &self.op.x.row(r)[self.head * self.head_dim..][p..self.head_dim]
     }
 
-    /// Adds the skip connection and stores the outputs of the tile's token `t`.
+    /// Adds the skip connection and stores the outputs.
     #[inline(always)]
-    fn finish<S: Simd, const V: usize>(
-        &mut self,
-        simd: S,
-        t: usize,
-        r: usize,
-        p: usize,
-        y: &[S::F; VECTORS],
-    ) {
+    fn finish<S: Simd>(&mut self, simd: S, vy: &Rows<S::F>) {
         let d = S::F::splat(self.op.d[self.head]);
-        for i in 0..V {
-            let p = p + i * S::LANES;
-            let skipped = canonical(d.fma(load_part(simd, self.x(r, p)), y[i]));
-            let len = S::LANES.min(self.head_dim - p);
-            let out = &mut self.out.row_mut(self.out_row + t)[self.out_column + p..][..len];
-            store_part(simd, skipped, out);
+        for (t, r) in self.rows.clone().enumerate() {
+            let out = &mut self.out.row_mut(self.out_row + t)[self.out_column..];
+            let out = out[..self.head_dim].chunks_mut(S::LANES);
+            let x = self.op.x.row(r)[self.head * self.head_dim..].chunks(S::LANES);
+            for ((out, x), y) in out.zip(x).zip(&vy.y[t * vy.vectors..]) {
+                store_part(simd, canonical(d.fma(load_part(simd, x), *y)), out);
+            }
         }
     }
 }
@@ -407,23 +407,8 @@ fn pass<S: Simd, const V: usize, const T: usize, const LAST: bool>(
 }
 
 #[inline(always)]
-fn add<S: Simd, const V: usize>(total: &mut [S::F; VECTORS], part: [S::F; V]) {
+fn add<S: Simd, const V: usize>(total: &mut [S::F], part: [S::F; V]) {
     for i in 0..V {
         total[i] = total[i].add(part[i]);
-    }
-}
-
-/// Copies `width` columns of each row from one matrix to another; matrices are data, row length and first column.
-fn copy_columns(
-    from: &[f32],
-    from_stride: usize,
-    from_column: usize,
-    to: &mut [f32],
-    to_stride: usize,
-    to_column: usize,
-    width: usize,
-) {
-    for (from, to) in from.chunks(from_stride).zip(to.chunks_mut(to_stride)) {
-        to[to_column..to_column + width].copy_from_slice(&from[from_column..from_column + width]);
     }
 }
