@@ -217,54 +217,38 @@ impl Simd for Avx512Bf16 {
     const LANES: usize = 16;
     const LEVEL: Level = Level::Avx512Bf16;
 
+    // Everything but the dot product is AVX-512's.
     #[inline(always)]
     fn load(self, src: &[f32]) -> Self::F {
-        assert!(src.len() >= Self::LANES);
-        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
-        F32x16(unsafe { _mm512_loadu_ps(src.as_ptr()) })
+        Avx512(()).load(src)
     }
     #[inline(always)]
     fn store(self, v: Self::F, dst: &mut [f32]) {
-        assert!(dst.len() >= Self::LANES);
-        // SAFETY: the slice has LANES elements (asserted) and stores need no alignment; features as in `intrinsic!`.
-        unsafe { _mm512_storeu_ps(dst.as_mut_ptr(), v.0) }
+        Avx512(()).store(v, dst);
     }
     #[inline(always)]
     fn load_bf16(self, src: &[u16]) -> Self::F {
-        assert!(src.len() >= Self::LANES);
-        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
-        let half = unsafe { _mm256_loadu_si256(src.as_ptr().cast()) };
-        F32x16(intrinsic!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(
-            _mm512_cvtepu16_epi32(half)
-        ))))
+        Avx512(()).load_bf16(src)
     }
     #[inline(always)]
     fn load_f16(self, src: &[u16]) -> Self::F {
-        assert!(src.len() >= Self::LANES);
-        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
-        let half = unsafe { _mm256_loadu_si256(src.as_ptr().cast()) };
-        F32x16(intrinsic!(_mm512_cvtph_ps(half)))
+        Avx512(()).load_f16(src)
     }
     #[inline(always)]
     fn store_u16(self, v: __m512i, dst: &mut [u16]) {
-        assert!(dst.len() >= Self::LANES);
-        // SAFETY: the slice has LANES elements (asserted) and stores need no alignment; features as in `intrinsic!`.
-        unsafe { _mm256_storeu_si256(dst.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(v)) }
+        Avx512(()).store_u16(v, dst);
     }
     #[inline(always)]
     fn load_pairs(self, src: &[u32]) -> Self::Pairs {
-        assert!(src.len() >= Self::LANES);
-        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
-        unsafe { _mm512_loadu_si512(src.as_ptr().cast()) }
+        Avx512(()).load_pairs(src)
     }
     #[inline(always)]
     fn splat_pair(self, pair: u32) -> Self::Pairs {
-        intrinsic!(_mm512_set1_epi32(pair.cast_signed()))
+        Avx512(()).splat_pair(pair)
     }
     #[inline(always)]
     fn prefetch<T>(self, at: &T) {
-        // SAFETY: a prefetch of any address is harmless; features as in `intrinsic!`.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()) }
+        Avx512(()).prefetch(at);
     }
     #[inline(always)]
     fn dot_pairs(self, x: Self::Pairs, w: Self::Pairs, acc: Self::F) -> Self::F {
