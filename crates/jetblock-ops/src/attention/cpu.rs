@@ -10,11 +10,11 @@ use std::ops::Range;
 
 use jetblock_simd::{Cpu, Level, TileMut, fp_env, steps, tiles};
 
-use super::kernels::{
-    Bf16Keys, F32Keys, Finish, Fold, HeadValues, MAX_ROWS, PairKeys, QkKind, RoundKeys, ScorePanel,
-    Scores, ValueCode, Weigh, WeightedValues,
-};
 use super::kv_cache::{Blocks, KEY_BLOCK, Keys, Values};
+use super::scores::{
+    Bf16Keys, F32Keys, MAX_ROWS, PairKeys, QkKind, RoundKeys, ScorePanel, Scores, Weigh,
+};
+use super::values::{Finish, Fold, HeadValues, ValueCode, WeightedValues};
 use super::{Attention, KvCache, MAX_SPLIT};
 use crate::Columns;
 use crate::linear::OperandKind;
@@ -124,6 +124,8 @@ trait Panels<T> {
     fn enter(&mut self, blocks: Range<usize>);
     /// One block: 64 keys for each step of the chain.
     fn panel(&self, block: usize) -> &[[T; KEY_BLOCK]];
+    /// The same where the block lies in memory for reading soon; else nothing.
+    fn fetch(&self, block: usize) -> &[[T; KEY_BLOCK]];
 }
 
 /// Panels as they lie in the cache.
@@ -137,6 +139,10 @@ impl<T: Copy + Default> Panels<T> for Stored<'_, T> {
 
     fn panel(&self, block: usize) -> &[[T; KEY_BLOCK]] {
         self.blocks.head(block, self.head).as_chunks().0
+    }
+
+    fn fetch(&self, block: usize) -> &[[T; KEY_BLOCK]] {
+        self.blocks.head_or_empty(block, self.head).as_chunks().0
     }
 }
 
@@ -163,6 +169,10 @@ impl Panels<u32> for Rounded<'_> {
 
     fn panel(&self, block: usize) -> &[[u32; KEY_BLOCK]] {
         &self.pairs[(block - self.first) * self.steps..][..self.steps]
+    }
+
+    fn fetch(&self, _: usize) -> &[[u32; KEY_BLOCK]] {
+        &[]
     }
 }
 
@@ -288,10 +298,14 @@ fn tile<K: QkKind, V: ValueCode, const ROWS: usize>(
     }
     let (least, most) = (counts[0], counts[ROWS - 1]);
     let q = &state.queries[row * state.steps..][..ROWS * state.steps];
+    // The first tile of a block waits for memory; the others find the block near.
+    let fetch = row == 0;
     for at in (0..most).step_by(KEY_BLOCK) {
+        let panel = block.values.first + at / KEY_BLOCK;
         level.run(ScorePanel::<K, ROWS> {
             q: q.as_chunks().0,
-            panel: panels.panel(block.values.first + at / KEY_BLOCK),
+            panel: panels.panel(panel),
+            next: if fetch { panels.fetch(panel + 1) } else { &[] },
             keys: KEY_BLOCK.min(most - at),
             scale,
             out: &mut block.scores,
@@ -306,6 +320,7 @@ fn tile<K: QkKind, V: ValueCode, const ROWS: usize>(
         p,
         values: block.values,
         keys: 0..least,
+        fetch,
         o_b: &mut block.o_b,
     });
     for r in 0..ROWS {
@@ -315,6 +330,7 @@ fn tile<K: QkKind, V: ValueCode, const ROWS: usize>(
                 p: std::array::from_ref(&p[r]),
                 values: block.values,
                 keys: least..counts[r],
+                fetch: false,
                 o_b: &mut block.o_b[r * state.row_len..],
             });
         }

@@ -80,6 +80,15 @@ impl<T: Copy + Default> Blocks<T> {
         &self.blocks[block][head * self.head_len..][..self.head_len]
     }
 
+    /// [`Blocks::head`], or nothing behind the last block.
+    #[inline(always)]
+    pub(super) fn head_or_empty(&self, block: usize, head: usize) -> &[T] {
+        match self.blocks.get(block) {
+            Some(_) => self.head(block, head),
+            None => &[],
+        }
+    }
+
     /// The block for writing; it is allocated if it is the next one and copied if a clone shares it.
     fn block_mut(&mut self, block: usize, heads: usize) -> &mut [T] {
         if block == self.blocks.len() {

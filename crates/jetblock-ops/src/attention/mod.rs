@@ -23,11 +23,13 @@
 //! result depends on its admitted keys only, so a row has the same bits in prefill, in decode and at any cut between.
 
 mod cpu;
-mod kernels;
 mod kv_cache;
 mod reference;
+mod scores;
 #[cfg(test)]
 mod tests;
+mod unrolled;
+mod values;
 
 pub use kv_cache::{KvCache, KvCacheConfig};
 
