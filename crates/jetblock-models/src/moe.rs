@@ -6,7 +6,7 @@ use jetblock_ops::{OpError, Segment};
 use jetblock_simd::Cpu;
 
 use crate::ModelError;
-use crate::nemotron_h::{Kernels, MoeWeights, linear};
+use crate::nemotron_h::{Kernels, MoeWeights, add, linear};
 use crate::state::SequenceError;
 use crate::workspace::{Workspace, sized};
 
@@ -95,9 +95,7 @@ pub(crate) fn forward<K: Kernels>(
         Epilogue::None,
         shared,
     )?;
-    for (out, shared) in out.iter_mut().zip(shared) {
-        *out += *shared;
-    }
+    add(cpu, out, shared, width);
     Ok(())
 }
 

@@ -1,6 +1,5 @@
 //! What a computation runs on: an instruction-set level and a pool of threads.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use crate::{Kernel, Level, fp_env};
@@ -45,15 +44,6 @@ impl std::fmt::Display for CpuError {
 }
 
 impl std::error::Error for CpuError {}
-
-/// How a range of independent items is cut for the pool.
-#[derive(Clone, Copy, Debug)]
-pub struct Share {
-    /// Items.
-    pub len: usize,
-    /// Smallest piece worth handing to a thread.
-    pub grain: usize,
-}
 
 impl Cpu {
     /// More threads than this are surely a mistake.
@@ -119,29 +109,6 @@ impl Cpu {
             Some(pool) => pool.install(f),
             None => f(),
         }
-    }
-
-    /// Calls `f` with disjoint ranges that cover `0..share.len`, possibly in parallel. Who gets which range, and
-    /// how many there are, is a matter of schedule: `f` must compute each item from that item alone.
-    pub fn par_ranges<F: Fn(Range<usize>) + Send + Sync>(&self, share: Share, f: F) {
-        let Share { len, grain } = share;
-        let Some(pool) = self.pool.as_ref().filter(|_| len > grain) else {
-            if len > 0 {
-                f(0..len);
-            }
-            return;
-        };
-        // A few pieces per thread, so that one slow thread does not hold the others.
-        let pieces = (len.div_ceil(grain.max(1))).min(self.threads * 4).max(1);
-        pool.install(|| {
-            use rayon::prelude::*;
-            (0..pieces).into_par_iter().with_max_len(1).for_each(|i| {
-                let range = len * i / pieces..len * (i + 1) / pieces;
-                if !range.is_empty() {
-                    f(range);
-                }
-            });
-        });
     }
 
     /// Calls `f` once per item, possibly in parallel. Items own what they write (for example a [`crate::TileMut`]), so

@@ -26,7 +26,7 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
-pub use cpu::{Cpu, CpuError, Share};
+pub use cpu::{Cpu, CpuError};
 pub use level::{Kernel, Level};
 pub use memory::HugeVec;
 pub use simd::Simd;

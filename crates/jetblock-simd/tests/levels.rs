@@ -1,7 +1,7 @@
 //! Every level computes the scalar level's bits, operation by operation.
 
 use jetblock_numerics::Lanes;
-use jetblock_simd::{Cpu, Kernel, Level, Share, Simd};
+use jetblock_simd::{Cpu, Kernel, Level, Simd};
 
 /// Bit patterns with every class of value: zeros, subnormals, normals near rounding ties, infinities, NaN.
 fn patterns(n: usize) -> Vec<f32> {
@@ -180,8 +180,8 @@ fn workers_have_the_contract_environment() {
         let cpu = Cpu::new(3, Level::Scalar).expect("scalar is always there");
         let bad = std::sync::atomic::AtomicUsize::new(0);
         let seen = std::sync::atomic::AtomicUsize::new(0);
-        cpu.par_ranges(Share { len: 64, grain: 1 }, |range| {
-            seen.fetch_add(range.len(), std::sync::atomic::Ordering::Relaxed);
+        cpu.par_items((0..64).collect(), |_: usize| {
+            seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             if !jetblock_simd::fp_env::is_default() {
                 bad.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             }

@@ -493,8 +493,8 @@ pub(crate) fn linear<K: Kernels>(
     kernels.grouped_linear(cpu, vec![job])
 }
 
-/// `h += out`, the residual.
-fn add(cpu: &Cpu, h: &mut [f32], out: &[f32], width: usize) {
+/// `h += out`: the residual, and the shared expert's part.
+pub(crate) fn add(cpu: &Cpu, h: &mut [f32], out: &[f32], width: usize) {
     const GRAIN_ROWS: usize = 16;
     cpu.par_rows(h, width, GRAIN_ROWS, |first, rows| {
         for (h, out) in rows.iter_mut().zip(&out[first * width..]) {

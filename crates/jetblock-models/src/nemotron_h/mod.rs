@@ -16,7 +16,7 @@ pub use forward::{LogitRows, Piece, PieceResult};
 pub use kernels::{Contract, Kernels};
 pub use load::LoadProgress;
 
-pub(crate) use forward::linear;
+pub(crate) use forward::{add, linear};
 pub(crate) use weights::{LinearWeights, MoeWeights};
 
 use crate::ModelError;
