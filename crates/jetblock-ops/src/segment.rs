@@ -23,6 +23,25 @@ impl Segment {
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
+    /// `Ok` where there is one state of `len` elements for each segment.
+    pub(crate) fn check_states(
+        op: &'static str,
+        arg: &'static str,
+        segments: &[Segment],
+        states: &[&mut [f32]],
+        len: usize,
+    ) -> Result<(), OpError> {
+        OpError::check_len(
+            op,
+            "states, one for each segment,",
+            states.len(),
+            segments.len(),
+        )?;
+        states
+            .iter()
+            .try_for_each(|state| OpError::check_len(op, arg, state.len(), len))
+    }
+
     /// `Ok` where the segments cover rows `0..rows` in order, without gaps.
     pub(crate) fn check_cover(
         op: &'static str,

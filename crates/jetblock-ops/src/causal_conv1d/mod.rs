@@ -75,20 +75,8 @@ impl CausalConv1d<'_> {
 
     fn check_all(&self, states: &[&mut [f32]], out: &[f32]) -> Result<(), OpError> {
         self.check()?;
-        OpError::check_len(
-            Self::NAME,
-            "states, one for each segment,",
-            states.len(),
-            self.segments.len(),
-        )?;
-        for state in states {
-            OpError::check_len(
-                Self::NAME,
-                "state [K - 1, C]",
-                state.len(),
-                self.history() * self.channels(),
-            )?;
-        }
+        let len = self.history() * self.channels();
+        Segment::check_states(Self::NAME, "state [K - 1, C]", self.segments, states, len)?;
         OpError::check_len(
             Self::NAME,
             "out [R, C]",

@@ -149,20 +149,8 @@ impl SelectiveScan<'_> {
 
     fn check_all(&self, states: &[&mut [f32]], out: &[f32]) -> Result<(), OpError> {
         self.check()?;
-        OpError::check_len(
-            Self::NAME,
-            "states, one for each segment,",
-            states.len(),
-            self.segments.len(),
-        )?;
-        for state in states {
-            OpError::check_len(
-                Self::NAME,
-                "state [H, N, P]",
-                state.len(),
-                self.state_len() * self.x.width(),
-            )?;
-        }
+        let len = self.state_len() * self.x.width();
+        Segment::check_states(Self::NAME, "state [H, N, P]", self.segments, states, len)?;
         OpError::check_len(
             Self::NAME,
             "out [R, H, P]",
