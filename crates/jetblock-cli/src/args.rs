@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use jetblock_models::{NemotronH, Options};
+use jetblock_models::{Model, Options};
 use jetblock_ops::linear::OperandKind;
 use jetblock_simd::{Cpu, Level};
 use jetblock_tensor::DType;
@@ -153,9 +153,9 @@ impl ModelArgs {
     }
 
     /// Loads the weights of an unpacked folder, showing progress.
-    pub(crate) fn load(&self, folder: &Folder, output: &Output) -> anyhow::Result<NemotronH> {
+    pub(crate) fn load(&self, folder: &Folder, output: &Output) -> anyhow::Result<Model> {
         let bar = output.progress("loading", 0, Unit::Bytes);
-        let model = NemotronH::load(folder.path(), self.options(), &mut |progress| {
+        let model = Model::load(folder.path(), self.options(), &mut |progress| {
             bar.set_length(progress.total);
             bar.set_position(progress.done);
         })

@@ -9,14 +9,14 @@
 //! - the Mamba-2 scan is chunked for prefill, from where the piece starts, and a state update for single tokens;
 //! - attention takes smaller blocks of keys when it decodes.
 //!
-//! No serving path can reach it: [`jetblock_models::NemotronH::forward`] takes no kernels.
+//! No serving path can reach it: [`jetblock_models::Model::forward`] takes no kernels.
 #![forbid(unsafe_code)]
 
 mod linear;
 mod norm;
 mod scan;
 
-use jetblock_models::nemotron_h::Kernels;
+use jetblock_models::model::Kernels;
 use jetblock_ops::OpError;
 use jetblock_ops::attention::Attention;
 use jetblock_ops::linear::LinearJob;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use jetblock_control::Control;
-use jetblock_models::nemotron_h::{Contract, Kernels};
-use jetblock_models::{LogitRows, NemotronH, Options, Piece};
+use jetblock_models::model::{Contract, Kernels};
+use jetblock_models::{LogitRows, Model, Options, Piece};
 use jetblock_ops::linear::OperandKind;
 use jetblock_simd::{Cpu, Level};
 
@@ -15,7 +15,7 @@ fn folder(model: &str) -> PathBuf {
         .join(model)
 }
 
-fn logits<K: Kernels>(kernels: &K, model: &NemotronH, pieces: &[usize], cpu: &Cpu) -> Vec<f32> {
+fn logits<K: Kernels>(kernels: &K, model: &Model, pieces: &[usize], cpu: &Cpu) -> Vec<f32> {
     let ids: Vec<u32> = (0..80).map(|i| (i * 31 + 7) % 97).collect();
     let mut state = model.new_state();
     let mut workspace = model.workspace();
@@ -44,8 +44,7 @@ fn the_control_computes_the_same_function_with_other_bits() {
             operands: Some(OperandKind::F32),
             ..Options::default()
         };
-        let model =
-            NemotronH::load(&folder(name), options, &mut |_| {}).expect("the fixture loads");
+        let model = Model::load(&folder(name), options, &mut |_| {}).expect("the fixture loads");
         let want = logits(&Contract, &model, &[80], &Cpu::single());
         let mut seen = BTreeSet::new();
         for level in Level::available() {

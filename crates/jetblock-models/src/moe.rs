@@ -6,7 +6,7 @@ use jetblock_ops::{OpError, Segment};
 use jetblock_simd::Cpu;
 
 use crate::ModelError;
-use crate::nemotron_h::{Kernels, MoeWeights, add, linear};
+use crate::model::{Kernels, MoeWeights, add, linear};
 use crate::state::SequenceError;
 use crate::workspace::{Workspace, sized};
 

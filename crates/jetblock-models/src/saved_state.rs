@@ -13,12 +13,12 @@ use jetblock_ops::selective_scan;
 use jetblock_tensor::digest;
 
 use crate::state::{LayerState, SequenceState};
-use crate::{ModelError, NemotronH};
+use crate::{Model, ModelError};
 
 const MAGIC: &[u8; 8] = b"JBSTATE1";
 
 impl SequenceState {
-    /// The state as bytes, for [`NemotronH::restore_state`].
+    /// The state as bytes, for [`Model::restore_state`].
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend(self.fingerprint.0);
@@ -41,7 +41,7 @@ impl SequenceState {
     }
 }
 
-impl NemotronH {
+impl Model {
     /// The state that [`SequenceState::to_bytes`] wrote, in this process or another.
     ///
     /// Bytes that are truncated, changed, or of a model with other shapes or options are an error.

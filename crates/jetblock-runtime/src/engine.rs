@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use jetblock_models::{LogitRows, ModelError, NemotronH, Piece, SequenceState, Workspace};
+use jetblock_models::{LogitRows, Model, ModelError, Piece, SequenceState, Workspace};
 use jetblock_ops::sampling::{Sampling, SamplingParams};
 use jetblock_ops::softmax;
 use jetblock_simd::{Cpu, fp_env};
@@ -91,7 +91,7 @@ impl Default for EngineOptions {
 
 /// A model, its running sequences and its queue.
 pub struct Engine {
-    model: Arc<NemotronH>,
+    model: Arc<Model>,
     cpu: Cpu,
     options: EngineOptions,
     workspace: Workspace,
@@ -144,7 +144,7 @@ pub enum RequestError {
 
 impl Engine {
     /// An engine with no requests.
-    pub fn new(model: Arc<NemotronH>, cpu: Cpu, options: EngineOptions) -> Engine {
+    pub fn new(model: Arc<Model>, cpu: Cpu, options: EngineOptions) -> Engine {
         let options = EngineOptions {
             step_rows: options.step_rows.max(1),
             max_sequences: options.max_sequences.max(1),

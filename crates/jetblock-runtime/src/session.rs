@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use jetblock_models::{LoadProgress, ModelError, NemotronH, Options};
+use jetblock_models::{LoadProgress, Model, ModelError, Options};
 use jetblock_ops::sampling::SamplingParams;
 use jetblock_simd::Cpu;
 
@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Session {
     /// The weights.
-    pub model: Arc<NemotronH>,
+    pub model: Arc<Model>,
     /// The tokenizer.
     pub tokenizer: Tokenizer,
     /// The chat template, if the folder has one.
@@ -105,7 +105,7 @@ impl Session {
         let config =
             jetblock_models::config::NemotronHConfig::open(folder).map_err(ModelError::from)?;
         let tokenizer = Tokenizer::open(folder, &tokenizer_config, config.vocab_size)?;
-        let model = Arc::new(NemotronH::load(folder, options, progress)?);
+        let model = Arc::new(Model::load(folder, options, progress)?);
         Ok(Session {
             model,
             tokenizer,

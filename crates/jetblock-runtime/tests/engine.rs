@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use jetblock_models::nemotron_h::{Contract, Kernels};
-use jetblock_models::{LogitRows, NemotronH, Options, Piece};
+use jetblock_models::model::{Contract, Kernels};
+use jetblock_models::{LogitRows, Model, Options, Piece};
 use jetblock_ops::OpError;
 use jetblock_ops::attention::Attention;
 use jetblock_ops::linear::LinearJob;
@@ -16,10 +16,10 @@ use jetblock_runtime::verify::{Axis, Pools, Report, Space, Subject, run, verify}
 use jetblock_runtime::{Engine, EngineOptions, Event, FinishReason, Request};
 use jetblock_simd::{Cpu, Level};
 
-fn model() -> Arc<NemotronH> {
+fn model() -> Arc<Model> {
     let folder =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/nemotron/tiny_mlp_moe");
-    Arc::new(NemotronH::load(&folder, Options::default(), &mut |_| {}).expect("the fixture loads"))
+    Arc::new(Model::load(&folder, Options::default(), &mut |_| {}).expect("the fixture loads"))
 }
 
 /// Requests of one seed: their tokens and their sample index alone tell their draws apart.
@@ -40,7 +40,7 @@ fn request(i: u32) -> Request {
 }
 
 /// The meaning of a request: for each token, all tokens before it in one pass and a draw at their number.
-fn alone(model: &NemotronH, request: &Request) -> Vec<u32> {
+fn alone(model: &Model, request: &Request) -> Vec<u32> {
     let cpu = Cpu::single();
     let mut output_ids = Vec::new();
     while output_ids.len() < request.max_tokens {
@@ -71,7 +71,7 @@ fn alone(model: &NemotronH, request: &Request) -> Vec<u32> {
 
 /// What each request is answered, in the order of `requests`.
 fn answers(
-    model: &Arc<NemotronH>,
+    model: &Arc<Model>,
     requests: &[Request],
     options: EngineOptions,
 ) -> Vec<(Vec<u32>, FinishReason)> {
@@ -183,7 +183,7 @@ impl Kernels for RowsMatter {
     }
 }
 
-fn proof<K: Kernels>(kernels: &K, model: &NemotronH) -> Report {
+fn proof<K: Kernels>(kernels: &K, model: &Model) -> Report {
     let subject = Subject {
         ids: (0..24).map(|i| (i * 31 + 7) % 97).collect(),
     };

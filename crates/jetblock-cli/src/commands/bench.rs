@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use jetblock_control::Control;
-use jetblock_models::nemotron_h::{Contract, Kernels};
-use jetblock_models::{LogitRows, NemotronH, Piece, SequenceState, Workspace};
+use jetblock_models::model::{Contract, Kernels};
+use jetblock_models::{LogitRows, Model, Piece, SequenceState, Workspace};
 use jetblock_ops::OpError;
 use jetblock_ops::attention::Attention;
 use jetblock_ops::linear::LinearJob;
@@ -219,7 +219,7 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
 
 fn feed<K: Kernels>(
     kernels: &K,
-    model: &NemotronH,
+    model: &Model,
     states: &mut [&mut SequenceState],
     ids: &[u32],
     cpu: &Cpu,

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use jetblock_control::Control;
-use jetblock_models::NemotronH;
-use jetblock_models::nemotron_h::Contract;
+use jetblock_models::Model;
+use jetblock_models::model::Contract;
 use jetblock_numerics::rng::{self, Draw};
 use jetblock_runtime::verify::{self, Axis, Outcome, Pools, Report, RunError, Space, Subject};
 use jetblock_simd::Level;
@@ -98,7 +98,7 @@ pub(crate) fn prove(
     global: &Global,
     output: &Output,
     folder: &Folder,
-    model: &NemotronH,
+    model: &Model,
 ) -> anyhow::Result<Proof> {
     let runs = if args.quick { 100 } else { args.runs };
     let start = Instant::now();
@@ -146,7 +146,7 @@ pub(crate) fn prove(
 }
 
 /// Tokens drawn from the whole vocabulary by a fixed formula: every model has the same request for its size.
-fn subject(model: &NemotronH, tokens: usize) -> Subject {
+fn subject(model: &Model, tokens: usize) -> Subject {
     let vocab_size = model.config().vocab_size as u64;
     let id = |i: u64| {
         let [low, ..] = rng::words(
@@ -183,7 +183,7 @@ fn space(args: &Args, global: &Global) -> Space {
     }
 }
 
-fn child(model: &NemotronH, args: &Args, output: &Output) -> anyhow::Result<Verdict> {
+fn child(model: &Model, args: &Args, output: &Output) -> anyhow::Result<Verdict> {
     let space = Space {
         tokens: args.tokens,
         levels: vec![Level::best()],

@@ -5,8 +5,8 @@ mod schedule;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jetblock_models::nemotron_h::Kernels;
-use jetblock_models::{ModelError, NemotronH};
+use jetblock_models::model::Kernels;
+use jetblock_models::{Model, ModelError};
 use jetblock_tensor::Digest;
 use serde::Serialize;
 
@@ -55,7 +55,7 @@ pub type Spawn<'a> = dyn FnMut() -> Result<Outcome, RunError> + 'a;
 /// Computes `runs` schedules and compares each with the baseline. `progress` hears after each run.
 pub fn verify<K: Kernels>(
     kernels: &K,
-    model: &NemotronH,
+    model: &Model,
     subject: &Subject,
     space: &Space,
     runs: usize,
@@ -98,7 +98,7 @@ pub fn verify<K: Kernels>(
 /// How many different answers the same schedules give with other kernels (the control).
 pub fn distinct<K: Kernels>(
     kernels: &K,
-    model: &NemotronH,
+    model: &Model,
     subject: &Subject,
     space: &Space,
     runs: usize,

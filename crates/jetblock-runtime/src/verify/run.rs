@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use jetblock_models::nemotron_h::Kernels;
-use jetblock_models::{LogitRows, ModelError, NemotronH, Piece, SequenceState, Workspace};
+use jetblock_models::model::Kernels;
+use jetblock_models::{LogitRows, Model, ModelError, Piece, SequenceState, Workspace};
 use jetblock_simd::{Cpu, CpuError, Level};
 use jetblock_tensor::{Digest, digest};
 
@@ -61,7 +61,7 @@ pub struct Pools(HashMap<(usize, Level), (Cpu, Workspace)>);
 impl Pools {
     fn get(
         &mut self,
-        model: &NemotronH,
+        model: &Model,
         threads: usize,
         level: Level,
     ) -> Result<&mut (Cpu, Workspace), RunError> {
@@ -82,7 +82,7 @@ struct Neighbour {
 /// Computes the subject under a schedule.
 pub fn run<K: Kernels>(
     kernels: &K,
-    model: &NemotronH,
+    model: &Model,
     subject: &Subject,
     schedule: &Schedule,
     pools: &mut Pools,
@@ -144,7 +144,7 @@ pub fn run<K: Kernels>(
 /// Gives a neighbour its tokens for the step and, in hostile schedules, sometimes a bad fate.
 fn prepare_neighbour(
     neighbour: &mut Neighbour,
-    model: &NemotronH,
+    model: &Model,
     schedule: &Schedule,
     draws: &mut Draws,
 ) {
@@ -165,7 +165,7 @@ fn prepare_neighbour(
 /// One step: the request at its slot among the neighbours; returns the request's logits, all rows.
 fn forward<K: Kernels>(
     kernels: &K,
-    model: &NemotronH,
+    model: &Model,
     slot: usize,
     ids: &[u32],
     state: &mut SequenceState,

@@ -10,7 +10,7 @@ use jetblock_ops::selective_scan;
 use super::weights::{
     AttentionWeights, Layer, LinearWeights, MambaWeights, Mixer, MlpWeights, MoeWeights,
 };
-use super::{NemotronH, Options, embeddings::Embeddings};
+use super::{Model, Options, embeddings::Embeddings};
 use crate::ModelError;
 use crate::checkpoint::{Checkpoint, TensorView};
 use crate::config::{LayerKind, NemotronHConfig};
@@ -25,16 +25,16 @@ pub struct LoadProgress {
     pub total: u64,
 }
 
-impl NemotronH {
+impl Model {
     /// Loads the model folder `dir`; `progress` hears after each tensor.
     pub fn load(
         dir: &Path,
         options: Options,
         progress: &mut dyn FnMut(LoadProgress),
-    ) -> Result<NemotronH, ModelError> {
+    ) -> Result<Model, ModelError> {
         let config = NemotronHConfig::open(dir)?;
         let checkpoint = Checkpoint::open(dir)?;
-        NemotronH::from_checkpoint(config, &checkpoint, options, progress)
+        Model::from_checkpoint(config, &checkpoint, options, progress)
     }
 
     /// Packs the weights of an open checkpoint.
@@ -43,7 +43,7 @@ impl NemotronH {
         checkpoint: &Checkpoint,
         options: Options,
         progress: &mut dyn FnMut(LoadProgress),
-    ) -> Result<NemotronH, ModelError> {
+    ) -> Result<Model, ModelError> {
         checkpoint.check(&config.tensors())?;
         let kind = options
             .operands
@@ -78,7 +78,7 @@ impl NemotronH {
             layers.push(Layer { norm, mixer });
         }
         let norm_f = loader.vector("backbone.norm_f.weight")?;
-        NemotronH::new(config, options, kind, embeddings, layers, norm_f, lm_head)
+        Model::new(config, options, kind, embeddings, layers, norm_f, lm_head)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use jetblock_models::{LogitRows, NemotronH, Options, Piece, SequenceState, Workspace};
+use jetblock_models::{LogitRows, Model, Options, Piece, SequenceState, Workspace};
 use jetblock_ops::linear::OperandKind;
 use jetblock_simd::{Cpu, Level};
 use jetblock_testing::{assert_bits_equal, read_npy_f32, read_npy_i64};
@@ -19,12 +19,12 @@ fn folder(model: &str) -> PathBuf {
         .join(model)
 }
 
-fn load(model: &str, operands: OperandKind) -> NemotronH {
+fn load(model: &str, operands: OperandKind) -> Model {
     let options = Options {
         operands: Some(operands),
         ..Options::default()
     };
-    NemotronH::load(&folder(model), options, &mut |_| {}).expect("the fixture loads")
+    Model::load(&folder(model), options, &mut |_| {}).expect("the fixture loads")
 }
 
 fn ids(model: &str) -> Vec<u32> {
@@ -36,7 +36,7 @@ fn ids(model: &str) -> Vec<u32> {
 }
 
 /// All logits of `ids`, fed in pieces of the given lengths, and the state after them.
-fn feed(model: &NemotronH, ids: &[u32], pieces: &[usize], cpu: &Cpu) -> (Vec<f32>, SequenceState) {
+fn feed(model: &Model, ids: &[u32], pieces: &[usize], cpu: &Cpu) -> (Vec<f32>, SequenceState) {
     let mut state = model.new_state();
     let mut workspace = model.workspace();
     let mut logits = Vec::new();
@@ -56,7 +56,7 @@ fn feed(model: &NemotronH, ids: &[u32], pieces: &[usize], cpu: &Cpu) -> (Vec<f32
 }
 
 fn step(
-    model: &NemotronH,
+    model: &Model,
     state: &mut SequenceState,
     ids: &[u32],
     cpu: &Cpu,

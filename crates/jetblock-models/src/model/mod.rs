@@ -52,7 +52,7 @@ impl Default for Options {
 
 /// A loaded model. It is never changed by use; any number of sequences and threads share it.
 #[derive(Debug)]
-pub struct NemotronH {
+pub struct Model {
     config: NemotronHConfig,
     options: Options,
     kind: OperandKind,
@@ -65,7 +65,7 @@ pub struct NemotronH {
     lm_head: Option<LinearWeights>,
 }
 
-impl NemotronH {
+impl Model {
     fn new(
         config: NemotronHConfig,
         options: Options,
@@ -74,7 +74,7 @@ impl NemotronH {
         layers: Vec<Layer>,
         norm_f: Vec<f32>,
         lm_head: Option<LinearWeights>,
-    ) -> Result<NemotronH, ModelError> {
+    ) -> Result<Model, ModelError> {
         let by_kind = match kind {
             OperandKind::Bf16 => DType::BF16,
             OperandKind::F32 => DType::F32,
@@ -96,7 +96,7 @@ impl NemotronH {
         }
         let key = format!("{config:?} {options:?} {kind:?} {kv_dtype}");
         let fingerprint = digest::combine(&key, &[]);
-        Ok(NemotronH {
+        Ok(Model {
             config,
             options,
             kind,

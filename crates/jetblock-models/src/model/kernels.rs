@@ -1,6 +1,6 @@
 //! The computations whose order of operations a schedule could change.
 //!
-//! A serving model runs on [`Contract`] and nothing else: [`super::NemotronH::forward`] does not take kernels. The trait
+//! A serving model runs on [`Contract`] and nothing else: [`super::Model::forward`] does not take kernels. The trait
 //! exists so that the control (`jetblock-control`) can compute the same model the usual way, for measurements.
 
 use jetblock_ops::OpError;

@@ -12,7 +12,7 @@ use jetblock_ops::{Columns, OpError, Segment};
 use jetblock_simd::{Cpu, fp_env};
 
 use super::weights::{AttentionWeights, LinearWeights, MambaWeights, Mixer, MlpWeights};
-use super::{Contract, Kernels, NemotronH};
+use super::{Contract, Kernels, Model};
 use crate::state::{LayerState, SequenceError, SequenceState};
 use crate::workspace::{Workspace, sized};
 use crate::{ModelError, moe};
@@ -45,7 +45,7 @@ pub struct Piece<'a> {
 /// Logits of a piece, `[rows wanted, V]`, or why its sequence cannot continue.
 pub type PieceResult = Result<Vec<f32>, SequenceError>;
 
-impl NemotronH {
+impl Model {
     /// Feeds each sequence its piece: prompts in any pieces and single tokens, in any mixture.
     ///
     /// A sequence's result depends on its own tokens only. An error of one sequence (for example a router score that is
@@ -60,7 +60,7 @@ impl NemotronH {
         self.forward_with(&Contract, pieces, cpu, workspace)
     }
 
-    /// [`NemotronH::forward`] with other kernels than the contract's. For the control and for tests.
+    /// [`Model::forward`] with other kernels than the contract's. For the control and for tests.
     #[doc(hidden)]
     pub fn forward_with<K: Kernels>(
         &self,
@@ -178,7 +178,7 @@ impl<'a> Step<'a> {
 
 /// A step being computed.
 struct Run<'a, 'b, K> {
-    model: &'a NemotronH,
+    model: &'a Model,
     kernels: &'a K,
     cpu: &'a Cpu,
     workspace: &'a mut Workspace,
