@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from . import arith, functions, paint, reduce, rng, sampling
+from . import arith, functions, paint, quant, reduce, rng, sampling
 from .arith import F32, U32, bits, from_bits
 
 NUMERICS = "crates/jetblock-numerics/golden/v1"
@@ -146,6 +146,43 @@ def check_round(report, entries):
             report.add("control: f32_to_bf16 by cutting differs", not np.array_equal(cut, want))
 
 
+BLOCK_PAINTS = {
+    "uniform(20, i) * uniform(21, n)": lambda n, i: paint.uniform(20, i) * paint.uniform(21, n),
+    "uniform(22, i) * wide(23, n)": lambda n, i: paint.uniform(22, i) * paint.wide(23, n),
+    "raw(24, i)": lambda n, i: paint.raw(24, i),
+}
+
+
+def _block_digest(e, floor=False):
+    """Of the blocks' bytes; `floor` cuts elements toward zero, for a control."""
+    tensor_scale, total = from_bits(int(e["tensor_scale"], 16)), 0
+    for first in range(0, e["blocks"], 1 << 16):
+        n = np.arange(first, min(first + (1 << 16), e["blocks"]), dtype=U32)[:, None]
+        x = BLOCK_PAINTS[e["of"]](n, n * U32(16) + np.arange(16, dtype=U32))
+        if floor:
+            x = from_bits(bits(x) & U32(0xFFE00000))
+        scale, codes = quant.nvfp4_kv(x) if e["function"] == "nvfp4_kv" else quant.nvfp4_weights(x, tensor_scale)
+        data = np.concatenate([scale[:, None], quant.pack(codes)], axis=1).ravel().astype(np.uint64)
+        at = 9 * first + np.arange(len(data), dtype=np.uint64)
+        total += int((data * (np.uint64(2) * at + np.uint64(1))).sum(dtype=np.uint64))
+    return f"{total % 2**64:016x}"
+
+
+def check_nvfp4(report, entries):
+    for e in entries:
+        name = e["function"]
+        if "digest" in e:
+            report.add(f"{name}: {e['blocks']} blocks {e['of']}", _block_digest(e) == e["digest"], "digest")
+            if e["of"] == "raw(24, i)":
+                report.add(f"control: {name} of cut inputs differs", _block_digest(e, floor=True) != e["digest"])
+        elif name.endswith("_value"):
+            got, want = bits(getattr(quant, name)(np.arange(len(e["output"])))), pattern_list(e["output"])
+            report.add(f"{name}: {e['of']}", np.array_equal(got, want), count_different(got, want))
+        else:
+            got, want = getattr(quant, name)(from_bits(pattern_list(e["input"]))), pattern_list(e["output"], np.uint8)
+            report.add(f"{name}: {len(want)} values", np.array_equal(got, want), count_different(got, want))
+
+
 def _settings(params):
     values = {}
     for name, value in params.items():
@@ -171,6 +208,7 @@ def check_sampling(report, entries):
 
 CHECKS = {
     f"{NUMERICS}/functions.json": check_functions,
+    f"{NUMERICS}/nvfp4.json": check_nvfp4,
     f"{NUMERICS}/paint.json": check_paint,
     f"{NUMERICS}/pow.json": check_pow,
     f"{NUMERICS}/reduce.json": check_reduce,

@@ -2,9 +2,10 @@
 
 from fractions import Fraction
 
+import ml_dtypes
 import numpy as np
 
-from . import arith, paint, reduce
+from . import arith, paint, quant, reduce
 from .arith import F32, F64, U32, bits, from_bits
 
 
@@ -65,3 +66,11 @@ def run(report):
     a, b = np.array([2.0**127, -(2.0**126)], F32), np.array([2.0, 2.0], F32)
     got = float(reduce.dot(a, b, "bf16")), float(reduce.dot(a[::-1], b, "bf16"))
     report.add("bf16 kind: an fma where the product alone overflows", got == (2.0**127, np.inf))
+    x = np.concatenate([paint.wide(41, np.arange(1 << 18, dtype=U32)), F32(512) * paint.uniform(42, np.arange(1 << 18, dtype=U32))])
+    limited = np.clip(x, -448, 448)                                    # the library does not saturate
+    same = np.array_equal(limited.astype(ml_dtypes.float8_e4m3fn).view(np.uint8), quant.e4m3(x))
+    report.add("E4M3 against ml_dtypes", same, f"{len(x)} values")
+    same = np.array_equal(x.astype(ml_dtypes.float4_e2m1fn).astype(F32), quant.e2m1_value(quant.e2m1(x)))
+    report.add("E2M1 against ml_dtypes", same, f"{len(x)} values")
+    cut = quant.e4m3(from_bits(bits(x) & U32(0xFFF00000)))
+    report.add("control: E4M3 by cutting differs", not np.array_equal(cut, quant.e4m3(x)))

@@ -9,6 +9,7 @@
 //! | one rounding of `a * b + c` | [`mod@fma`] |
 //! | the operations that functions are written in, scalar and SIMD | [`lanes`] |
 //! | conversions between dtypes, canonical NaN, max and min | [`round`] |
+//! | the 8-bit and 4-bit floats, and NVFP4 blocks of them | [`e4m3`], [`e2m1`], [`nvfp4`] |
 //! | order of sums, dot products, maxima, prefix sums | [`reduce`] |
 //! | exp, log, tanh, gelu, sin, pow, ... | [`math`] |
 //! | random numbers | [`rng`] |
@@ -16,9 +17,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod e2m1;
+pub mod e4m3;
 pub mod fma;
 pub mod lanes;
 pub mod math;
+pub mod nvfp4;
 pub mod paint;
 pub mod reduce;
 pub mod rng;

@@ -1,9 +1,9 @@
 //! Functions written over `Lanes` have the scalar bits on every instruction set.
 
-use jetblock_numerics::{Lanes, math, paint, round};
+use jetblock_numerics::{Lanes, e2m1, e4m3, math, paint, round};
 use jetblock_simd::{Kernel, Level, Simd};
 
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 21] = [
     "exp",
     "exp2",
     "log",
@@ -21,6 +21,10 @@ const NAMES: [&str; 17] = [
     "min",
     "canonical",
     "bf16_operand_round",
+    "e4m3::round",
+    "e4m3::widen",
+    "e2m1::round",
+    "e2m1::widen",
 ];
 
 /// Applies function number `function` to `x`, whose length is a multiple of every vector width.
@@ -59,7 +63,11 @@ impl Kernel for Apply<'_> {
                 13 => round::max(x, other),
                 14 => round::min(x, other),
                 15 => round::canonical(x),
-                _ => round::bf16_operand_round(x),
+                16 => round::bf16_operand_round(x),
+                17 => S::F::from_bits(e4m3::round(x)),
+                18 => e4m3::widen(S::F::int_ushr::<24>(x.to_bits())),
+                19 => S::F::from_bits(e2m1::round(x)),
+                _ => e2m1::widen(S::F::int_ushr::<28>(x.to_bits())),
             };
             simd.store(f, y);
         }

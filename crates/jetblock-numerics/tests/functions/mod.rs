@@ -1,6 +1,6 @@
 //! The functions of one argument, each with a binary64 oracle. Shared by the accuracy test and `exhaustive`.
 
-use jetblock_numerics::math;
+use jetblock_numerics::{e4m3, math};
 
 /// A function under test.
 pub(crate) struct Function {
@@ -127,7 +127,33 @@ pub(crate) fn all() -> Vec<Function> {
         ),
         plain("sin", apply!(math::sin), f64::sin, 0.501),
         plain("cos", apply!(math::cos), f64::cos, 0.501),
+        plain("e4m3", apply!(through_e4m3), nearest_e4m3, 0.0),
     ]
+}
+
+/// f32 to E4M3 and back.
+fn through_e4m3(x: f32) -> f32 {
+    e4m3::decode(e4m3::encode(x))
+}
+
+/// The E4M3 value nearest to `x`, of two the one with an even fraction, by comparing distances.
+fn nearest_e4m3(x: f64) -> f64 {
+    // Steps of 2^-9 below 2^-5; from there on eight between two powers of two.
+    let a = x.abs().min(448.0);
+    let mut step = 1.0 / 512.0;
+    while a >= 16.0 * step {
+        step *= 2.0;
+    }
+    let below = (a / step).floor() * step;
+    let above = below + step;
+    let nearest = if a - below < above - a {
+        below
+    } else if above - a < a - below || (below / step) % 2.0 == 1.0 {
+        above
+    } else {
+        below
+    };
+    if x.is_nan() { x } else { nearest.copysign(x) }
 }
 
 #[expect(clippy::disallowed_methods, reason = "oracle")]

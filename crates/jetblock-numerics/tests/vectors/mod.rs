@@ -4,9 +4,10 @@
 
 use std::fmt::Write as _;
 
+use jetblock_numerics::nvfp4::{self, BLOCK, Block};
 use jetblock_numerics::reduce;
 use jetblock_numerics::rng::{self, Draw};
-use jetblock_numerics::{NUMERICS_VERSION, math, paint, round};
+use jetblock_numerics::{NUMERICS_VERSION, e2m1, e4m3, math, paint, round};
 
 /// Inputs at which functions change branch, saturate or meet a special value.
 #[rustfmt::skip]
@@ -99,6 +100,7 @@ pub(crate) fn files() -> Vec<(&'static str, String)> {
         ("functions.json", functions()),
         ("pow.json", pow()),
         ("round.json", rounding()),
+        ("nvfp4.json", quantized()),
         ("reduce.json", reductions()),
         ("rng.json", random()),
         ("paint.json", painting()),
@@ -286,6 +288,83 @@ fn rounding() -> String {
             )
         ),
     ])
+}
+
+/// Blocks of which only a digest is kept.
+const BLOCKS: u32 = 1_000_000;
+
+/// The 8-bit and 4-bit floats and NVFP4 blocks.
+fn quantized() -> String {
+    let mut x = EDGES.map(f32::from_bits).to_vec();
+    for code in 0..0x7E {
+        let middle = (e4m3::decode(code) + e4m3::decode(code + 1)) / 2.0;
+        x.extend([middle, -middle.next_up()]);
+    }
+    for code in 0..7 {
+        let middle = (e2m1::decode(code) + e2m1::decode(code + 1)) / 2.0;
+        x.extend([middle, -middle, middle.next_down(), -middle.next_up()]);
+    }
+    x.extend([448.0, 464.0, -464.0, 480.0, 6.0, -7.0]);
+    let narrow = |name: &str, f: fn(f32) -> u8| {
+        format!(
+            "{{\"function\": \"{name}\", \"input\": {}, \"output\": {}}}",
+            bits(&x),
+            hex(x.iter().map(|&x| f(x)))
+        )
+    };
+    let widen = |name: &str, last: u8, f: fn(u8) -> f32| {
+        let values: Vec<f32> = (0..=last).map(f).collect();
+        format!(
+            "{{\"function\": \"{name}\", \"of\": \"codes 0 to {last}\", \"output\": {}}}",
+            bits(&values)
+        )
+    };
+    let mut entries = vec![
+        narrow("e4m3", e4m3::encode),
+        narrow("e2m1", e2m1::encode),
+        widen("e4m3_value", 255, e4m3::decode),
+        widen("e2m1_value", 15, e2m1::decode),
+    ];
+    // Block scales from 448 down; blocks far outside the scales' range; infinities and NaN.
+    let weights = |n, i| paint::uniform(20, i) * paint::uniform(21, n);
+    let rows = |n, i| paint::uniform(22, i) * paint::wide(23, n);
+    let raw = |_, i| paint::raw(24, i);
+    for (of, count, x) in [
+        (
+            "uniform(20, i) * uniform(21, n)",
+            BLOCKS,
+            &weights as &dyn Fn(u32, u32) -> f32,
+        ),
+        ("uniform(22, i) * wide(23, n)", BLOCKS, &rows),
+        ("raw(24, i)", 50_000, &raw),
+    ] {
+        let block = |n: u32| std::array::from_fn(|e| x(n, 16 * n + e as u32));
+        let amax = (0..count)
+            .map(|n| nvfp4::amax(&block(n)))
+            .filter(|amax| amax.is_finite())
+            .fold(0.0, round::max::<f32>);
+        let tensor_scale = nvfp4::weight_scale(amax);
+        let weights = |x: &[f32; BLOCK]| nvfp4::encode_weights(x, tensor_scale);
+        for (rule, encode) in [
+            ("weights", &weights as &dyn Fn(&[f32; BLOCK]) -> Block),
+            ("kv", &nvfp4::encode_kv),
+        ] {
+            let digest = (0..count).fold(0_u64, |digest, n| {
+                let Block { scale, codes } = encode(&block(n));
+                let bytes = std::iter::once(scale).chain(codes).zip(9 * u64::from(n)..);
+                bytes.fold(digest, |digest, (byte, i)| {
+                    digest.wrapping_add(u64::from(byte) * (2 * i + 1))
+                })
+            });
+            let scale = if rule == "kv" { 1.0 } else { tensor_scale };
+            entries.push(format!(
+                "{{\"function\": \"nvfp4_{rule}\", \"of\": \"{of}\", \"blocks\": {count}, \"tensor_scale\": \"{:08x}\", \
+                 \"digest\": \"{digest:016x}\"}}",
+                scale.to_bits()
+            ));
+        }
+    }
+    document(entries)
 }
 
 fn reductions() -> String {
