@@ -4,7 +4,9 @@
 //! What neighbours do to caches and memory still does: measure a limit and the thing compared with it in turns,
 //! and report the median of their ratios ([`median`]).
 
+pub mod engine;
 pub mod limits;
+pub mod machine;
 
 use std::time::{Duration, Instant};
 
