@@ -6,6 +6,7 @@ use std::time::Instant;
 use jetblock_control::Control;
 use jetblock_models::model::{Contract, Kernels};
 use jetblock_models::{LogitRows, Model, Piece, SequenceState, Workspace};
+use jetblock_numerics::paint;
 use jetblock_ops::OpError;
 use jetblock_ops::attention::Attention;
 use jetblock_ops::linear::LinearJob;
@@ -81,9 +82,11 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
     let folder = args.model.folder()?;
     let cpu = global.cpu()?;
     let model = args.model.load(&folder, output)?;
-    let ids: Vec<u32> = (0..args.prompt as u64)
-        .map(|i| ((i * 7919 + 13) % model.config().vocab_size as u64) as u32)
-        .collect();
+    // Every sequence has tokens of its own: with equal ones, a batch would ask for the experts of a single token.
+    let token = |sequence: usize, position: usize| {
+        paint::hash(sequence as u32, position as u32) % model.config().vocab_size as u32
+    };
+    let ids: Vec<u32> = (0..args.prompt).map(|p| token(0, p)).collect();
     let mut workspace = model.workspace();
     let mut prompt_state = model.new_state();
     feed(
@@ -159,10 +162,10 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
                 let mut states = vec![prompt_state.clone(); batch];
                 let mut states: Vec<&mut SequenceState> = states.iter_mut().collect();
                 for step in 0..args.decode {
-                    let id = [ids[step % ids.len()]];
+                    let ids: Vec<u32> = (0..batch).map(|s| token(s, args.prompt + step)).collect();
                     match control {
-                        false => feed(&Contract, &model, &mut states, &id, &cpu, &mut workspace)?,
-                        true => feed(&Control, &model, &mut states, &id, &cpu, &mut workspace)?,
+                        false => feed(&Contract, &model, &mut states, &ids, &cpu, &mut workspace)?,
+                        true => feed(&Control, &model, &mut states, &ids, &cpu, &mut workspace)?,
                     }
                 }
                 Ok(())
@@ -185,12 +188,12 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
     let prefill_share = clock.shares(total);
     let clock = Clock::default();
     let total = timed(|| {
-        (0..args.decode).try_for_each(|_| {
+        (0..args.decode).try_for_each(|step| {
             feed(
                 &clock,
                 &model,
                 &mut [&mut state],
-                &ids[..1],
+                &[token(0, args.prompt + step)],
                 &cpu,
                 &mut workspace,
             )
@@ -217,6 +220,7 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
     Ok(Verdict::Passed)
 }
 
+/// Feeds the sequences equal shares of the tokens.
 fn feed<K: Kernels>(
     kernels: &K,
     model: &Model,
@@ -225,9 +229,11 @@ fn feed<K: Kernels>(
     cpu: &Cpu,
     workspace: &mut Workspace,
 ) -> anyhow::Result<()> {
+    let sequences = states.len();
     let mut pieces: Vec<Piece<'_>> = states
         .iter_mut()
-        .map(|state| Piece {
+        .zip(ids.chunks(ids.len() / sequences))
+        .map(|(state, ids)| Piece {
             state,
             ids,
             logits: LogitRows::Last,
