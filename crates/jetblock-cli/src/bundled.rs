@@ -1,8 +1,13 @@
-//! The demo model inside the binary, unpacked to a folder for as long as it is used.
+//! The demo model inside the binary, unpacked once to the user's cache.
 
+use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use jetblock_tensor::digest;
+
+use crate::saved::write_whole;
 
 const FILES: [(&str, &[u8]); 6] = [
     (
@@ -34,10 +39,13 @@ const FILES: [(&str, &[u8]); 6] = [
 /// The name that reports give the bundled model.
 pub(crate) const NAME: &str = "bundled demo model";
 
-/// A model folder: the user's, or the bundled one in a temporary place that goes when this is dropped.
+/// The environment variable that names the user's cache; without it, it is `.cache` in the home folder.
+pub(crate) const CACHE_VARIABLE: &str = "XDG_CACHE_HOME";
+
+/// A model folder: the user's, or the bundled model in the user's cache.
 pub(crate) enum Folder {
     Given(PathBuf),
-    Unpacked(tempfile::TempDir),
+    Bundled(PathBuf),
 }
 
 impl Folder {
@@ -51,29 +59,84 @@ impl Folder {
             );
             return Ok(Folder::Given(path.to_path_buf()));
         }
-        let dir = tempfile::Builder::new()
-            .prefix("jetblock-demo-")
-            .tempdir()
-            .context("cannot make a temporary folder")?;
-        for (name, bytes) in FILES {
-            let path = dir.path().join(name);
-            std::fs::write(&path, bytes)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(Folder::Unpacked(dir))
+        let path = cache()?.join(digest_of_files());
+        unpack(&path).with_context(|| {
+            let path = path.display();
+            format!(
+                "cannot unpack the bundled model to {path}; {CACHE_VARIABLE} names another place"
+            )
+        })?;
+        Ok(Folder::Bundled(path))
     }
 
     pub(crate) fn path(&self) -> &Path {
         match self {
-            Folder::Given(path) => path,
-            Folder::Unpacked(dir) => dir.path(),
+            Folder::Given(path) | Folder::Bundled(path) => path,
         }
     }
 
     pub(crate) fn name(&self) -> String {
         match self {
             Folder::Given(path) => path.display().to_string(),
-            Folder::Unpacked(_) => NAME.to_string(),
+            Folder::Bundled(_) => NAME.to_string(),
         }
+    }
+}
+
+/// Where unpacked models lie.
+fn cache() -> anyhow::Result<PathBuf> {
+    let set = std::env::var_os(CACHE_VARIABLE).map(PathBuf::from);
+    set.filter(|path| path.is_absolute())
+        .or_else(|| Some(std::env::home_dir()?.join(".cache")))
+        .map(|cache| cache.join("jetblock"))
+        .with_context(|| {
+            format!("no home folder; {CACHE_VARIABLE} names a folder for the bundled model")
+        })
+}
+
+/// A name that another version's model does not have.
+fn digest_of_files() -> String {
+    let all: Vec<u8> = FILES
+        .iter()
+        .flat_map(|(_, bytes)| digest::sha256(bytes).0)
+        .collect();
+    format!("demo-model-{}", digest::sha256(&all).short())
+}
+
+/// Writes the files that are missing or not as they should be. Each appears whole, so that several processes may unpack
+/// at once and one that is stopped does no harm.
+fn unpack(folder: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(folder)?;
+    for (name, bytes) in FILES {
+        let path = folder.join(name);
+        if fs::read(&path).ok().as_deref() != Some(bytes) {
+            write_whole(&path, |out| out.write_all(bytes))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_and_missing_files_are_unpacked_again() {
+        let cache = tempfile::tempdir().unwrap();
+        let folder = cache.path().join(digest_of_files());
+        unpack(&folder).unwrap();
+        fs::write(folder.join("config.json"), b"{}").unwrap();
+        fs::remove_file(folder.join("tokenizer.json")).unwrap();
+        let untouched = || {
+            let weights = fs::metadata(folder.join("model.safetensors")).unwrap();
+            weights.modified().unwrap()
+        };
+        let before = untouched();
+        unpack(&folder).unwrap();
+        for (name, bytes) in FILES {
+            assert!(fs::read(folder.join(name)).unwrap() == bytes, "{name}");
+        }
+        assert_eq!(untouched(), before);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), FILES.len());
     }
 }

@@ -6,6 +6,7 @@ mod bundled;
 mod commands;
 mod npy;
 mod output;
+mod saved;
 
 use std::process::ExitCode;
 

@@ -8,7 +8,8 @@ fn jetblock(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jetblock"));
     command
         .env_remove("JETBLOCK_THREADS")
-        .env_remove("JETBLOCK_ISA");
+        .env_remove("JETBLOCK_ISA")
+        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
     command
         .args(arguments)
         .stdin(Stdio::null())

@@ -5,12 +5,17 @@ use serde_json::json;
 
 use crate::Verdict;
 use crate::args::Global;
+use crate::bundled::CACHE_VARIABLE;
 use crate::output::{Output, table};
 
 /// Every environment variable that is read, with its meaning. None of them changes a bit of any result.
-const VARIABLES: [(&str, &str); 2] = [
+const VARIABLES: [(&str, &str); 3] = [
     ("JETBLOCK_THREADS", "threads to compute with, as --threads"),
     ("JETBLOCK_ISA", "instruction-set level, as --isa"),
+    (
+        CACHE_VARIABLE,
+        "where the bundled model is unpacked, instead of ~/.cache",
+    ),
 ];
 
 pub(crate) fn run(global: &Global, output: &Output) -> anyhow::Result<Verdict> {

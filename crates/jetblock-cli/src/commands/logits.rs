@@ -1,8 +1,6 @@
 //! `jetblock logits`: every logit of given tokens, fed in given pieces, as a `.npy` file.
 
-use std::fs::File;
-use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use jetblock_models::{LogitRows, Piece};
@@ -13,6 +11,7 @@ use crate::Verdict;
 use crate::args::{Global, List, ModelArgs};
 use crate::npy;
 use crate::output::Output;
+use crate::saved::write_whole;
 
 /// Arguments of `jetblock logits`.
 #[derive(Clone, Debug, clap::Args)]
@@ -54,7 +53,7 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
         }
     }
     let shape = [args.ids.0.len(), vocab_size];
-    write(&args.out, &shape, &logits)
+    write_whole(&args.out, |out| npy::write_f32(out, &shape, &logits))
         .with_context(|| format!("cannot write {}", args.out.display()))?;
     let digest = digest::f32s(&shape, &logits);
     if output.is_json() {
@@ -89,10 +88,6 @@ fn pieces(tokens: usize, lengths: Option<&List<usize>>) -> anyhow::Result<Vec<us
         sum.map_or("more than any list holds".into(), |sum| sum.to_string())
     );
     Ok(lengths.clone())
-}
-
-fn write(path: &Path, shape: &[usize], logits: &[f32]) -> std::io::Result<()> {
-    npy::write_f32(&mut BufWriter::new(File::create(path)?), shape, logits)
 }
 
 #[cfg(test)]
