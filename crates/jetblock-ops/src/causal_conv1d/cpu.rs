@@ -141,10 +141,6 @@ impl Input<'_> {
     /// Output row `t` of the segment.
     #[inline(always)]
     fn convolve<S: Simd>(&self, simd: S, t: usize, y: &mut [f32]) {
-        match self.op.bias {
-            Some(bias) => y.copy_from_slice(&bias[self.columns.clone()]),
-            None => y.fill(0.0),
-        }
         let kernel = self.op.history() + 1;
         let mut k = 0;
         while k < kernel {
@@ -156,12 +152,10 @@ impl Input<'_> {
                 _ => self.accumulate::<S, TAPS>(simd, t, k, y),
             };
         }
-        for y in y.chunks_mut(S::LANES) {
-            store_part(simd, silu(load_part(simd, y)), y);
-        }
     }
 
-    /// Adds `N` kernel positions to the accumulators in `y`; returns `N`.
+    /// Brings the accumulators in `y` over `N` kernel positions from `k`: from the bias at the first, into silu at the
+    /// last. Returns `N`.
     #[inline(always)]
     fn accumulate<S: Simd, const N: usize>(
         &self,
@@ -170,16 +164,35 @@ impl Input<'_> {
         k: usize,
         y: &mut [f32],
     ) -> usize {
-        let x: [&[f32]; N] = std::array::from_fn(|i| &self.row(t + k + i)[..y.len()]);
-        let w: [&[f32]; N] = std::array::from_fn(|i| &self.weight(k + i)[..y.len()]);
-        for start in (0..y.len()).step_by(S::LANES) {
-            let end = y.len().min(start + S::LANES);
-            let mut acc = load_part(simd, &y[start..end]);
+        let width = y.len();
+        let mut x: [&[f32]; N] = [&[]; N];
+        let mut w: [&[f32]; N] = [&[]; N];
+        for i in 0..N {
+            x[i] = &self.row(t + k + i)[..width];
+            w[i] = &self.weight(k + i)[..width];
+        }
+        let bias = self
+            .op
+            .bias
+            .map(|bias| &bias[self.columns.clone()][..width]);
+        let is_last = k + N == self.op.history() + 1;
+        let mut start = 0;
+        while start < width {
+            let end = width.min(start + S::LANES);
+            let mut acc = match bias {
+                _ if k > 0 => load_part(simd, &y[start..end]),
+                Some(bias) => load_part(simd, &bias[start..end]),
+                None => S::F::splat(0.0),
+            };
             for i in 0..N {
                 acc =
                     load_part(simd, &w[i][start..end]).fma(load_part(simd, &x[i][start..end]), acc);
             }
+            if is_last {
+                acc = silu(acc);
+            }
             store_part(simd, acc, &mut y[start..end]);
+            start = end;
         }
         N
     }

@@ -12,6 +12,7 @@ use jetblock_simd::{Cpu, Kernel, Level, Simd, TileMut, tiles};
 use super::pack::{PANEL, PanelRow, Panels};
 use super::prepare::Operands;
 use super::{Epilogue, LinearJob, PackedMatrix, Prepared, Rows};
+use crate::row::store_part;
 
 /// Rows whose totals a task keeps at once: 64 KiB.
 const ROW_CHUNK: usize = 256;
@@ -139,11 +140,22 @@ impl Task<'_> {
         let block_steps = K_BLOCK / W::K_STEP;
         let mut totals = vec![[0.0; PANEL]; self.rows.len().min(ROW_CHUNK)];
         for panel in self.panels.clone() {
+            let column = (panel - self.panels.start) * PANEL;
+            let mut bias = None;
+            if let Some(all) = self.bias {
+                let some = &all[panel * PANEL..all.len().min((panel + 1) * PANEL)];
+                bias.insert([0.0; PANEL])[..some.len()].copy_from_slice(some);
+            }
+            let mut ending = Ending {
+                bias,
+                epilogue: self.epilogue,
+                columns: column..self.out.cols().min(column + PANEL),
+                out: &mut self.out,
+            };
             let mut first = 0;
             while first < self.rows.len() {
                 let count = ROW_CHUNK.min(self.rows.len() - first);
                 let totals = &mut totals[..count];
-                totals.fill([0.0; PANEL]);
                 let mut start = 0;
                 while start < steps {
                     let (at, end) = (
@@ -158,56 +170,57 @@ impl Task<'_> {
                         rows: &self.rows,
                         first_row: first,
                     };
+                    let last = (start + block_steps >= steps).then_some(&mut ending);
                     let two = W::K_STEP == 2;
                     match S::LEVEL {
-                        Level::Avx512 if two => block.add::<S, W, 4, 4, 4>(simd, totals),
+                        Level::Avx512 if two => block.add::<S, W, 4, 4, 4>(simd, totals, last),
                         Level::Avx512Bf16 | Level::Avx512 => {
-                            block.add::<S, W, 4, 4, 6>(simd, totals)
+                            block.add::<S, W, 4, 4, 6>(simd, totals, last)
                         }
-                        Level::Neon if two => block.add::<S, W, 16, 4, 4>(simd, totals),
-                        Level::Neon => block.add::<S, W, 16, 4, 6>(simd, totals),
-                        Level::Avx2 if two => block.add::<S, W, 8, 2, 4>(simd, totals),
-                        Level::Avx2 => block.add::<S, W, 8, 2, 6>(simd, totals),
-                        Level::Scalar => block.add::<S, W, 8, 8, 1>(simd, totals),
+                        Level::Neon if two => block.add::<S, W, 16, 4, 4>(simd, totals, last),
+                        Level::Neon => block.add::<S, W, 16, 4, 6>(simd, totals, last),
+                        Level::Avx2 if two => block.add::<S, W, 8, 2, 4>(simd, totals, last),
+                        Level::Avx2 => block.add::<S, W, 8, 2, 6>(simd, totals, last),
+                        Level::Scalar => block.add::<S, W, 8, 8, 1>(simd, totals, last),
                     }
                     start += block_steps;
                 }
-                self.finish(simd, panel, first, totals);
                 first += count;
             }
         }
     }
+}
 
+/// The way from totals to outputs.
+struct Ending<'t, 'a> {
+    bias: Option<[f32; PANEL]>,
+    epilogue: Epilogue,
+    out: &'t mut TileMut<'a, f32>,
+    /// The panel's columns of `out`.
+    columns: Range<usize>,
+}
+
+impl Ending<'_, '_> {
     /// Bias, epilogue, canonical NaN; then the outputs that exist are stored.
+    ///
+    /// Called for a few rows at a time, as soon as they are complete: their stores then drain beside the next rows'
+    /// arithmetic.
     #[inline(always)]
-    fn finish<S: Simd>(
-        &mut self,
-        simd: S,
-        panel: usize,
-        first: usize,
-        totals: &mut [[f32; PANEL]],
-    ) {
-        let mut bias = [0.0; PANEL];
-        if let Some(all) = self.bias {
-            let some = &all[panel * PANEL..all.len().min((panel + 1) * PANEL)];
-            bias[..some.len()].copy_from_slice(some);
-        }
-        let column = (panel - self.panels.start) * PANEL;
-        for (i, total) in totals.iter_mut().enumerate() {
-            for at in (0..PANEL).step_by(S::LANES) {
-                let mut y = simd.load(&total[at..]);
-                if self.bias.is_some() {
-                    y = y.add(simd.load(&bias[at..]));
-                }
-                if self.epilogue == Epilogue::Relu2 {
-                    let r = max(y, S::F::splat(0.0));
-                    y = r.mul(r);
-                }
-                simd.store(canonical(y), &mut total[at..]);
+    fn store<S: Simd>(&mut self, simd: S, row: usize, total: &[f32; PANEL]) {
+        let mut at = 0;
+        let out = &mut self.out.row_mut(row)[self.columns.clone()];
+        while at < out.len() {
+            let mut y = simd.load(&total[at..]);
+            if let Some(bias) = &self.bias {
+                y = y.add(simd.load(&bias[at..]));
             }
-            let out = &mut self.out.row_mut(first + i)[column..];
-            let width = out.len().min(PANEL);
-            out[..width].copy_from_slice(&total[..width]);
+            if self.epilogue == Epilogue::Relu2 {
+                let r = max(y, S::F::splat(0.0));
+                y = r.mul(r);
+            }
+            let end = out.len().min(at + S::LANES);
+            store_part(simd, canonical(y), &mut out[at..end]);
+            at = end;
         }
     }
 }
@@ -309,6 +322,7 @@ impl<C: Copy, X: Copy> Block<'_, C, X> {
         &self,
         simd: S,
         totals: &mut [[f32; PANEL]],
+        mut ending: Option<&mut Ending<'_, '_>>,
     ) {
         let m = totals.len();
         let groups = m.div_ceil(MR);
@@ -320,6 +334,11 @@ impl<C: Copy, X: Copy> Block<'_, C, X> {
                 4 => self.tile::<S, W, NV, 4>(simd, group, groups, totals),
                 5 => self.tile::<S, W, NV, 5>(simd, group, groups, totals),
                 _ => self.tile::<S, W, NV, 6>(simd, group, groups, totals),
+            }
+            if let Some(ending) = ending.as_deref_mut() {
+                for row in m * group / groups..m * (group + 1) / groups {
+                    ending.store(simd, self.first_row + row, &totals[row]);
+                }
             }
         }
     }
@@ -382,7 +401,13 @@ impl<C: Copy, X: Copy> Block<'_, C, X> {
             for r in 0..MR {
                 for v in 0..NV {
                     let total = &mut totals[r][column + v * S::LANES..];
-                    simd.store(simd.load(total).add(chains[r][v]), total);
+                    // The first block's totals start at +0.
+                    let before = if self.start == 0 {
+                        S::F::splat(0.0)
+                    } else {
+                        simd.load(total)
+                    };
+                    simd.store(before.add(chains[r][v]), total);
                 }
             }
             column += NV * S::LANES;
