@@ -76,7 +76,9 @@ fn check(shell: &Shell) -> Result<(), String> {
         "warnings",
     ]))?;
     step("op folders");
-    check_ops::run(shell)
+    check_ops::run(shell)?;
+    step("list of mutations");
+    mutants::check(shell)
 }
 
 fn rust(shell: &Shell) -> Result<(), String> {

@@ -31,12 +31,15 @@ struct Mutation {
 }
 
 pub(crate) fn run(shell: &Shell, filter: Option<&str>) -> Result<(), String> {
-    let list = fs::read_to_string(shell.root.join("tests/mutations.txt"))
-        .map_err(|e| format!("tests/mutations.txt: {e}"))?;
-    let mutations: Vec<Mutation> = parse(&list)?
-        .into_iter()
-        .filter(|m| filter.is_none_or(|f| m.name.contains(f) || m.package.contains(f)))
-        .collect();
+    let mut mutations = read(shell)?;
+    if let Some(filter) = filter {
+        mutations.retain(|m| m.name.contains(filter) || m.package.contains(filter));
+        if mutations.is_empty() {
+            return Err(format!(
+                "no mutation has {filter:?} in its name or its crate's"
+            ));
+        }
+    }
     let work = shell.root.join("target/mutants/tree");
     copy_tree(shell, &work)?;
     println!(
@@ -54,15 +57,7 @@ pub(crate) fn run(shell: &Shell, filter: Option<&str>) -> Result<(), String> {
     let mut survivors = Vec::new();
     for (i, m) in mutations.iter().enumerate() {
         let path = work.join(&m.path);
-        let original = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", m.path))?;
-        if original.matches(&m.find).count() != 1 {
-            return Err(format!(
-                "{}: its text occurs {} times in {}, expected once",
-                m.name,
-                original.matches(&m.find).count(),
-                m.path
-            ));
-        }
+        let original = m.original(&work)?;
         fs::write(&path, original.replacen(&m.find, &m.replace, 1)).map_err(|e| e.to_string())?;
         let start = Instant::now();
         let survived = passes(&work, &m.package, &m.filter)?;
@@ -92,6 +87,35 @@ pub(crate) fn run(shell: &Shell, filter: Option<&str>) -> Result<(), String> {
         ))
     } else {
         Ok(())
+    }
+}
+
+/// Every mutation must still find its text: a list that has fallen behind the code proves nothing.
+pub(crate) fn check(shell: &Shell) -> Result<(), String> {
+    for mutation in read(shell)? {
+        mutation.original(&shell.root)?;
+    }
+    Ok(())
+}
+
+fn read(shell: &Shell) -> Result<Vec<Mutation>, String> {
+    let list = fs::read_to_string(shell.root.join("tests/mutations.txt"))
+        .map_err(|e| format!("tests/mutations.txt: {e}"))?;
+    parse(&list)
+}
+
+impl Mutation {
+    /// The file it changes, in which its text occurs once.
+    fn original(&self, root: &Path) -> Result<String, String> {
+        let original =
+            fs::read_to_string(root.join(&self.path)).map_err(|e| format!("{}: {e}", self.path))?;
+        match original.matches(&self.find).count() {
+            1 => Ok(original),
+            count => Err(format!(
+                "mutation {:?}: its text occurs {count} times in {}, expected once",
+                self.name, self.path
+            )),
+        }
     }
 }
 
