@@ -280,9 +280,11 @@ def _quarter(k, r):
     return np.where(k >= 2, -y, y)
 
 
-def _sin_cos(x, shift):
-    x = f32(x)
-    wide = x.astype(F64).ravel()
+TWO_PI = _double("401921FB54442D18")
+
+
+def _sin_cos64(x, shift):
+    wide = np.asarray(x, F64).ravel()
     k, r = np.zeros(wide.size, np.int64), np.abs(wide)
     finite = np.isfinite(r)
     for i in np.nonzero(finite & (r >= PI_4))[0]:
@@ -290,16 +292,23 @@ def _sin_cos(x, shift):
     y = _quarter(k + shift, r)
     if shift == 0:
         y = np.where(np.signbit(wide), -y, y)
-    y = np.where(finite, y, np.nan)
-    return canonical(y.astype(F32).reshape(x.shape))
+    return np.where(finite, y, np.nan).reshape(np.shape(x))
+
+
+def sin64(x):
+    return _sin_cos64(x, 0)
+
+
+def cos64(x):
+    return _sin_cos64(x, 1)
 
 
 def sin(x):
-    return _sin_cos(x, 0)
+    return canonical(sin64(f32(x)).astype(F32))
 
 
 def cos(x):
-    return _sin_cos(x, 1)
+    return canonical(cos64(f32(x)).astype(F32))
 
 
 def _exp_series(r):
@@ -358,7 +367,7 @@ def _power(x, y):
     return _scale(_exp_series((t - k) * LN2_64), k)
 
 
-def _pow64(x, y):
+def pow64(x, y):
     if y == 0 or x == 1:
         return 1.0
     if math.isnan(x) or math.isnan(y):
@@ -382,5 +391,5 @@ def _pow64(x, y):
 
 def pow(x, y):
     x, y = np.broadcast_arrays(f32(x), f32(y))
-    out = np.array([_pow64(float(a), float(b)) for a, b in zip(x.ravel(), y.ravel())], F64)
+    out = np.array([pow64(float(a), float(b)) for a, b in zip(x.ravel(), y.ravel())], F64)
     return canonical(out.astype(F32).reshape(x.shape))

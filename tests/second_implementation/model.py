@@ -1,4 +1,4 @@
-"""Section 10, the forward pass of Nemotron-H from its folder, and section 12, digests."""
+"""Section 10, the forward pass of Nemotron-H and Llama from their folders, and section 12, digests."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ KINDS = {
     "-": "mlp", "mlp": "mlp",
     "E": "moe", "moe": "moe",
 }  # fmt: skip
-LINEAR = ("in_proj", "out_proj", "q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj", "fc1_latent_proj", "fc2_latent_proj", "lm_head")
+LINEAR = ("in_proj", "out_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "fc1_latent_proj", "fc2_latent_proj", "lm_head")
 READERS = {"F32": ("<f4", f32), "BF16": ("<u2", bf16_to_f32), "F16": ("<u2", f16_to_f32)}
 
 
@@ -43,7 +43,7 @@ def model_kind(config, tensors):
     """The operand kind that the model's own data types give."""
     dtype = config.get("dtype", config.get("torch_dtype"))
     tied = config.get("tie_word_embeddings", False)
-    linear = LINEAR[:-1] + ("embeddings" if tied else "lm_head",)
+    linear = LINEAR[:-1] + (("embeddings", "embed_tokens") if tied else ("lm_head",))
     stored = {kind for name, (kind, _) in tensors.items() if name.split(".")[-2] in linear and name.endswith(".weight")}
     return "bf16" if dtype in (None, "bfloat16") and stored == {"BF16"} else "f32"
 
@@ -61,31 +61,62 @@ class Model:
         self.tensors = {name: value for name, (_, value) in tensors.items()}
         self.kv, self.split, self.tie_rule, self.odd_first = kv, split, tie_rule, odd_first
         c = self.config
-        names = c.get("layers_block_type") or c["hybrid_override_pattern"]
-        self.layers = [KINDS[name] for name in names]
+        self.q_heads = c["num_attention_heads"]
+        self.kv_heads = c.get("num_key_value_heads") or self.q_heads
+        self.hd = c.get("head_dim") or c["hidden_size"] // self.q_heads
+        self.frequencies = None
+        self.llama = c["model_type"] != "nemotron_h"
+        if self.llama:
+            self._describe_llama()
+        else:
+            self._describe_nemotron_h()
+        self.mixers = [self._load(i, kind) for i, kind in enumerate(self.layers)]
+        table = "model.embed_tokens" if self.llama else "backbone.embeddings"
+        self.embedding = self.tensors[table + ".weight"]
+        tied = c.get("tie_word_embeddings", False)
+        if tied and self.kind == "bf16":
+            self.embedding = operand(self.embedding)
+        self.head = self._linear(table if tied else "lm_head")
+
+    def _describe_nemotron_h(self):
+        c = self.config
+        kinds = c.get("layers_block_type") or c["hybrid_override_pattern"]
+        self.layers = [KINDS[name] for name in kinds]
+        self.norms = [f"backbone.layers.{i}.norm.weight" for i in range(len(kinds))]
+        self.names = [f"backbone.layers.{i}.mixer" for i in range(len(kinds))]
+        self.last_norm = "backbone.norm_f.weight"
         self.eps = c["layer_norm_epsilon"]
         self.heads, self.head_width = c["mamba_num_heads"], c["mamba_head_dim"]
         self.ssm_state, self.groups, self.kernel = c["ssm_state_size"], c["n_groups"], c["conv_kernel"]
         self.inner = self.heads * self.head_width
         self.conv_dim = self.inner + 2 * self.groups * self.ssm_state
-        self.q_heads, self.kv_heads, self.hd = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
         low, high = c.get("time_step_limit") or (0.0, float("inf"))
         self.dt_limits = _number(low), _number(high)
-        self.mixers = [self._load(i, kind) for i, kind in enumerate(self.layers)]
-        self.embedding = self.tensors["backbone.embeddings.weight"]
-        tied = c.get("tie_word_embeddings", False)
-        if tied and self.kind == "bf16":
-            self.embedding = operand(self.embedding)
-        self.head = self._linear("backbone.embeddings" if tied else "lm_head")
+
+    def _describe_llama(self):
+        """Each layer of the files is two of the stack."""
+        c = self.config
+        self.layers, self.norms, self.names = [], [], []
+        for n in range(c["num_hidden_layers"]):
+            name = f"model.layers.{n}."
+            self.layers += ["attention", "mlp"]
+            self.norms += [name + "input_layernorm.weight", name + "post_attention_layernorm.weight"]
+            self.names += [name + "self_attn", name + "mlp"]
+        self.last_norm = "model.norm.weight"
+        self.eps = c["rms_norm_eps"]
+        scaling = c.get("rope_parameters") or c.get("rope_scaling") or {}
+        theta = scaling.get("rope_theta") or c.get("rope_theta") or 10000.0
+        self.frequencies = ops.rope_frequencies(theta, int(self.hd * c.get("partial_rotary_factor", 1.0)), scaling)
 
     def _linear(self, name):
         return ops.Linear(self.tensors[name + ".weight"], self.kind, self.tensors.get(name + ".bias"), self.odd_first)
 
     def _mlp(self, name):
-        return ops.Mlp(self._linear(name + ".up_proj"), self._linear(name + ".down_proj"))
+        gate = self._linear(name + ".gate_proj") if self.llama else None
+        return ops.Mlp(self._linear(name + ".up_proj"), self._linear(name + ".down_proj"), gate)
 
     def _load(self, i, kind):
-        name, c = f"backbone.layers.{i}.mixer", self.config
+        name, c = self.names[i], self.config
         if kind == "mamba":
             return {k: self._linear(f"{name}.{k}") for k in ("in_proj", "out_proj")}
         if kind == "attention":
@@ -115,7 +146,7 @@ class Model:
         return {"tokens": 0, "layers": layers}
 
     def _mamba(self, i, u, state):
-        name, mixer = f"backbone.layers.{i}.mixer.", self.mixers[i]
+        name, mixer = self.names[i] + ".", self.mixers[i]
         conv_state, ssm_state = state["layers"][i]
         p = mixer["in_proj"](u)
         z, xbc, dt_raw = np.split(p, [self.inner, self.inner + self.conv_dim], axis=1)
@@ -138,6 +169,11 @@ class Model:
         mixer, cache = self.mixers[i], state["layers"][i]
         q = mixer["q"](u).reshape(-1, self.q_heads, self.hd)
         k, v = (mixer[name](u).reshape(-1, self.kv_heads, self.hd) for name in "kv")
+        norms = [self.tensors.get(f"{self.names[i]}.{name}_norm.weight") for name in "qk"]
+        if norms[0] is not None:
+            q, k = (reduce.rms_norm(x, weight, self.eps) for x, weight in zip((q, k), norms))
+        if self.frequencies:
+            q, k = (ops.rope(x, self.frequencies, state["tokens"]) for x in (q, k))
         cache.append(k, v)
         return mixer["o"](ops.attention(q, cache, self.kind, self.split))
 
@@ -145,7 +181,7 @@ class Model:
         """Logits of every token of a piece; the state advances."""
         h = self.embedding[np.asarray(ids)]
         for i, kind in enumerate(self.layers):
-            u = reduce.rms_norm(h, self.tensors[f"backbone.layers.{i}.norm.weight"], self.eps)
+            u = reduce.rms_norm(h, self.tensors[self.norms[i]], self.eps)
             if kind == "mamba":
                 y = self._mamba(i, u, state)
             elif kind == "attention":
@@ -156,7 +192,7 @@ class Model:
                 y = self.mixers[i](u)
             h = canonical(h + y)
         state["tokens"] += len(ids)
-        return self.head(reduce.rms_norm(h, self.tensors["backbone.norm_f.weight"], self.eps))
+        return self.head(reduce.rms_norm(h, self.tensors[self.last_norm], self.eps))
 
     def logits(self, ids, pieces=None):
         """Logits [len(ids), V] of a text taken in pieces of the given lengths, and the state after it."""

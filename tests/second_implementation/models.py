@@ -112,6 +112,17 @@ def run(report, root):
         reference = np.load(folder / "prefill.npy")
         error = float(np.max(np.abs(Model(folder, kind="f32").logits(ids)[0] - reference)))
         report.add(f"{name}, f32: within 2e-4 of the reference library", error < 2e-4, f"{error:.1e}")
+    report.section("tests/fixtures/llama")
+    for name in ("tiny_llama", "tiny_qwen2", "tiny_qwen3"):
+        folder = root / "tests/fixtures/llama" / name
+        ids = np.ravel(np.load(folder / "ids.npy")).tolist()
+        check_defaults(report, binary, name, folder, ids)
+        check(report, binary, name, folder, ids, [[len(ids)], [11, 2, 9, 23]])
+        error = float(np.max(np.abs(Model(folder, kind="f32").logits(ids)[0] - np.load(folder / "prefill.npy"))))
+        report.add(f"{name}, f32: within 2e-4 of the reference library", error < 2e-4, f"{error:.1e}")
+    report.section("longer texts")
+    folder = root / "tests/fixtures/llama/tiny_llama"
+    check(report, binary, "300 tokens of Llama", folder, LONG, [[300], [130, 1, 69, 100]], kinds=["bf16"], split=64)
     folder = root / "tests/fixtures/nemotron/tiny_mlp_moe"
     for kind, kv, split in (("bf16", "bf16", 64), ("bf16", "f32", 128), ("f32", "f32", 256), ("f32", "bf16", 64)):
         check(report, binary, "300 tokens", folder, LONG, [[300], [130, 1, 69, 100]], kinds=[kind], kv=kv, split=split)

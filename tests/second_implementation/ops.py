@@ -107,11 +107,44 @@ def attention(q, cache, kind, split):
     return canonical(o / l[..., None]).reshape(rows, heads * width)
 
 
+def rope_frequencies(theta, rotary, scaling=None):
+    """Radians per position of each pair, binary64; `scaling` is the checkpoint's object."""
+    scaling = scaling or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    out = []
+    for i in range(rotary // 2):
+        f = 1.0 / functions.pow64(float(theta), (2 * i) / rotary)
+        if kind == "linear":
+            f = f / float(scaling["factor"])
+        if kind == "llama3":
+            context, low, high = (float(scaling[k]) for k in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor"))
+            wave = functions.TWO_PI / f
+            if wave > context / low:
+                f = f / float(scaling["factor"])
+            elif wave >= context / high:
+                s = (context / wave - low) / (high - low)
+                f = ((1.0 - s) * f) / float(scaling["factor"]) + s * f
+        out.append(f)
+    return out
+
+
+def rope(x, frequencies, first):
+    """x [T, heads, hd], row 0 at absolute position `first`."""
+    half = len(frequencies)
+    angles = np.arange(first, first + len(x), dtype=F64)[:, None] * np.array(frequencies, F64)
+    c, s = (call(angles).astype(F32)[:, None, :] for call in (functions.cos64, functions.sin64))
+    a, b = x[..., :half], x[..., half : 2 * half]
+    turned = [canonical(fma(a, c, -(b * s))), canonical(fma(b, c, a * s)), x[..., 2 * half :]]
+    return np.concatenate(turned, axis=-1)
+
+
 class Mlp:
-    def __init__(self, up, down):
-        self.up, self.down = up, down
+    def __init__(self, up, down, gate=None):
+        self.up, self.down, self.gate = up, down, gate
 
     def __call__(self, x):
+        if self.gate:
+            return self.down(canonical(functions.silu(self.gate(x)) * self.up(x)))
         return self.down(functions.relu2(self.up(x)))
 
 

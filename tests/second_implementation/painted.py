@@ -1,4 +1,4 @@
-"""Writes small Nemotron-H models with painted weights and awkward sizes, for what no released model has."""
+"""Writes small Nemotron-H and Llama models with painted weights and awkward sizes, for what no released model has."""
 
 import json
 import struct
@@ -48,18 +48,57 @@ BASE = {
 }
 
 
+# Changes that make it a Llama.
+LLAMA = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "num_hidden_layers": 2,
+    "rope_theta": 10000.0,
+    "head_dim": 18,
+}
+
+
+def linear(name, out, into, biased=False):
+    yield name + ".weight", (out, into), 0.8 / into**0.5, 0.0
+    if biased:
+        yield name + ".bias", (out,), 0.25, 0.0
+
+
+def llama_shapes(c):
+    """(name, shape, scale, offset) of every tensor."""
+    d, v, inner, hd = c["hidden_size"], c["vocab_size"], c["intermediate_size"], c["head_dim"]
+    q, kv = (c[f"num_{n}_heads"] * hd for n in ("attention", "key_value"))
+    family = c["model_type"]
+    yield "model.embed_tokens.weight", (v, d), 0.5, 0.0
+    for i in range(c["num_hidden_layers"]):
+        name = f"model.layers.{i}."
+        yield name + "input_layernorm.weight", (d,), 0.25, 1.0
+        yield name + "post_attention_layernorm.weight", (d,), 0.25, 1.0
+        for proj, out in (("q", q), ("k", kv), ("v", kv)):
+            yield from linear(f"{name}self_attn.{proj}_proj", out, d, c["attention_bias"] or family == "qwen2")
+        yield from linear(name + "self_attn.o_proj", d, q, c["attention_bias"])
+        if family == "qwen3":
+            yield name + "self_attn.q_norm.weight", (hd,), 0.25, 1.0
+            yield name + "self_attn.k_norm.weight", (hd,), 0.25, 1.0
+        for proj, out, into in (("gate", inner, d), ("up", inner, d), ("down", d, inner)):
+            yield from linear(f"{name}mlp.{proj}_proj", out, into, c["mlp_bias"])
+    yield "model.norm.weight", (d,), 0.25, 1.0
+    if not c["tie_word_embeddings"]:
+        yield "lm_head.weight", (v, d), 0.8 / d**0.5, 0.0
+
+
 def tensor_shapes(c):
     """(name, shape, scale, offset) of every tensor."""
+    if c["model_type"] != "nemotron_h":
+        yield from llama_shapes(c)
+        return
     d, v = c["hidden_size"], c["vocab_size"]
     inner = c["mamba_num_heads"] * c["mamba_head_dim"]
     conv = inner + 2 * c["n_groups"] * c["ssm_state_size"]
     heads = c["mamba_num_heads"]
     yield "backbone.embeddings.weight", (v, d), 0.5, 0.0
-
-    def linear(name, out, into, biased=False):
-        yield name + ".weight", (out, into), 0.8 / into**0.5, 0.0
-        if biased:
-            yield name + ".bias", (out,), 0.25, 0.0
 
     def mlp(name, width, into):
         yield from linear(name + ".up_proj", width, into, c["mlp_bias"])
@@ -112,7 +151,8 @@ def write(folder, seed, dtype, changes, edit=None, other=()):
     if "dtype" not in config:
         config["dtype"] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}[dtype]
     config = {k: v for k, v in config.items() if v != "absent"}
-    config["num_hidden_layers"] = len(config["hybrid_override_pattern"])
+    if "hybrid_override_pattern" in config:
+        config["num_hidden_layers"] = len(config["hybrid_override_pattern"])
     header, data = {}, b""
     for n, (name, shape, scale, offset) in enumerate(tensor_shapes(config)):
         count = int(np.prod(shape))
@@ -190,6 +230,10 @@ MODELS = {
     "huge": ("products that overflow alone, infinities and NaN, BF16", "BF16", {"hybrid_override_pattern": "--", "intermediate_size": 54}, _huge),
     "infinite": ("an infinite token, NaN in the state, BF16", "BF16", {"hybrid_override_pattern": "M*-"}, _infinite),
     "tiny": ("values at the flush threshold, BF16", "BF16", {"hybrid_override_pattern": "M-M"}, _tiny),
+    "llama": ("Llama, odd widths, BF16", "BF16", LLAMA, None),
+    "llama3": ("Llama 3 frequencies, biases, a part of each head turned, F32", "F32", {**LLAMA, "attention_bias": True, "mlp_bias": True, "partial_rotary_factor": 0.6, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 48}}, None),
+    "qwen2": ("biases of q, k and v, tied, linear frequencies, BF16", "BF16", {**LLAMA, "model_type": "qwen2", "tie_word_embeddings": True, "rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 1e6}}, None),
+    "qwen3": ("norms of q and k, tied, F16", "F16", {**LLAMA, "model_type": "qwen3", "tie_word_embeddings": True}, None),
 }  # fmt: skip
 
 # What decides the operand kind when the request does not: (the expected kind, data type, config, data types of some tensors)

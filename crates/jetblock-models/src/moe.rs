@@ -5,10 +5,10 @@ use jetblock_ops::moe::{Experts, Router, TieRule};
 use jetblock_ops::{OpError, Segment};
 use jetblock_simd::Cpu;
 
-use crate::ModelError;
 use crate::model::{Kernels, MoeWeights, add, linear};
 use crate::state::SequenceError;
 use crate::workspace::{Workspace, sized};
+use crate::{ModelError, mlp};
 
 /// What an MoE mixer works on.
 pub(crate) struct Input<'a, K> {
@@ -41,12 +41,7 @@ pub(crate) fn forward<K: Kernels>(
     } = input;
     let width = weights.gate.weight.k();
     let rows = u.len() / width;
-    let Workspace {
-        prepared,
-        moe,
-        intermediate,
-        ..
-    } = workspace;
+    let Workspace { prepared, moe, .. } = workspace;
 
     let expert_width = weights.down[0].n();
     let x = match &weights.latent {
@@ -75,28 +70,14 @@ pub(crate) fn forward<K: Kernels>(
         None => out.copy_from_slice(combined),
     }
 
-    let inner = sized(intermediate, rows * weights.shared.up.weight.n());
-    linear(
-        kernels,
-        cpu,
-        prepared,
-        u,
-        &weights.shared.up,
-        Epilogue::Relu2,
-        inner,
-    )?;
-    let shared = sized(&mut moe.shared, rows * width);
-    linear(
-        kernels,
-        cpu,
-        prepared,
-        inner,
-        &weights.shared.down,
-        Epilogue::None,
-        shared,
-    )?;
-    add(cpu, out, shared, width);
-    Ok(())
+    let mut shared = std::mem::take(&mut moe.shared);
+    let part = sized(&mut shared, rows * width);
+    let done = mlp::forward(kernels, cpu, workspace, u, &weights.shared, part);
+    if done.is_ok() {
+        add(cpu, out, part, width);
+    }
+    workspace.moe.shared = shared;
+    done
 }
 
 /// Chooses each row's experts. A row whose scores are NaN fails its own sequence, and is routed as if they were zero so

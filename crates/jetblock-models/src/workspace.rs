@@ -2,6 +2,7 @@
 
 use jetblock_ops::linear::{OperandKind, Prepared};
 use jetblock_ops::moe::{ExpertWorkspace, Routes};
+use jetblock_ops::rope::RopeTable;
 
 /// Scratch of a model's steps. One serves any number of models and sequences, one step at a time.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct Workspace {
     pub(crate) attention: AttentionScratch,
     /// `[M, I]`.
     pub(crate) intermediate: Vec<f32>,
+    /// `[M, I]`.
+    pub(crate) gate: Vec<f32>,
     pub(crate) moe: MoeScratch,
 }
 
@@ -33,7 +36,13 @@ pub(crate) struct MambaScratch {
 /// Rows inside an attention mixer.
 #[derive(Debug, Default)]
 pub(crate) struct AttentionScratch {
-    pub(crate) qkv: Vec<f32>,
+    pub(crate) q: Vec<f32>,
+    pub(crate) k: Vec<f32>,
+    pub(crate) v: Vec<f32>,
+    /// q or k while it is normalised.
+    pub(crate) normed: Vec<f32>,
+    /// Of the step's rows; every attention layer reads it.
+    pub(crate) rope: RopeTable,
     pub(crate) attended: Vec<f32>,
 }
 
@@ -63,6 +72,7 @@ impl Workspace {
             mamba: MambaScratch::default(),
             attention: AttentionScratch::default(),
             intermediate: Vec::new(),
+            gate: Vec::new(),
             moe: MoeScratch {
                 router_input: Prepared::new(OperandKind::F32),
                 logits: Vec::new(),

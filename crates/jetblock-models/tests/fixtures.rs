@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use jetblock_models::checkpoint::Checkpoint;
-use jetblock_models::config::NemotronHConfig;
+use jetblock_models::config::ModelConfig;
 use jetblock_testing::{read_npy_f32, read_npy_i64};
 
 fn fixture(name: &str) -> PathBuf {
@@ -18,7 +18,7 @@ fn fixtures_have_the_tensors_of_their_configuration() {
         ("tiny_mlp_moe", "M-M*ME", 59),
         ("tiny_latent_moe", "MEM*EMEME", 136),
     ] {
-        let config = NemotronHConfig::open(&fixture(name)).expect("a valid configuration");
+        let config = ModelConfig::open(&fixture(name)).expect("a valid configuration");
         let checkpoint = Checkpoint::open(fixture(name)).expect("valid files");
         let expected = config.tensors();
         checkpoint.check(&expected).expect("the right tensors");

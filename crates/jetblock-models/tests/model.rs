@@ -7,15 +7,27 @@ use jetblock_ops::linear::OperandKind;
 use jetblock_simd::{Cpu, Level};
 use jetblock_testing::{assert_bits_equal, read_npy_f32, read_npy_i64};
 
-const MODELS: [&str; 2] = ["tiny_mlp_moe", "tiny_latent_moe"];
+const MODELS: [&str; 5] = [
+    "nemotron/tiny_mlp_moe",
+    "nemotron/tiny_latent_moe",
+    "llama/tiny_llama",
+    "llama/tiny_qwen2",
+    "llama/tiny_qwen3",
+];
 
-/// How far bf16 operands may move logits of magnitude 5: what was measured, and little more. The second model's routers
-/// are random and close to ties, so rounding sends some tokens to another expert.
-const BF16_BOUNDS: [f32; 2] = [0.1, 1.5];
+/// How far each kind may be from the reference's logits of magnitude 5 to 12: what was measured, and little more. The
+/// second model's routers are random and close to ties, so rounding sends some tokens to another expert.
+const BOUNDS: [(f32, f32); 5] = [
+    (1e-4, 0.1),
+    (1e-4, 1.5),
+    (1e-4, 0.2),
+    (2e-4, 0.6),
+    (2e-4, 0.6),
+];
 
 fn folder(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/fixtures/nemotron")
+        .join("../../tests/fixtures")
         .join(model)
 }
 
@@ -82,7 +94,7 @@ fn max_difference(got: &[f32], want: &[f32]) -> f32 {
 #[test]
 fn logits_agree_with_the_independent_reference() {
     let cpu = Cpu::single();
-    for (model, bf16_bound) in MODELS.into_iter().zip(BF16_BOUNDS) {
+    for (model, (f32_bound, bf16_bound)) in MODELS.into_iter().zip(BOUNDS) {
         let ids = ids(model);
         let n_prefill = usize::try_from(read_npy_i64(folder(model).join("n_prefill.npy")).data[0])
             .expect("a count");
@@ -94,8 +106,17 @@ fn logits_agree_with_the_independent_reference() {
             ("decode", decode),
             ("chunked", vec![11, 2, 9, ids.len() - 22]),
         ] {
+            // Of the Llamas there is one file: the library's own steps are no further from it than this test looks.
+            let file = if model.starts_with("llama") {
+                "prefill"
+            } else {
+                file
+            };
             let want = read_npy_f32(folder(model).join(format!("{file}.npy"))).data;
-            for (operands, bound) in [(OperandKind::F32, 1e-4), (OperandKind::Bf16, bf16_bound)] {
+            for (operands, bound) in [
+                (OperandKind::F32, f32_bound),
+                (OperandKind::Bf16, bf16_bound),
+            ] {
                 let (got, _) = feed(&load(model, operands), &ids, &pieces, &cpu);
                 let difference = max_difference(&got, &want);
                 println!("{model} {file} {operands:?}: max abs difference {difference:e}");
@@ -218,7 +239,7 @@ fn a_saved_state_continues_with_the_same_bits() {
 #[test]
 fn damaged_saved_states_are_refused() {
     let model = load(MODELS[0], OperandKind::F32);
-    let other = load(MODELS[1], OperandKind::F32);
+    let other = load(MODELS[2], OperandKind::F32);
     let (_, state) = feed(&model, &[5, 6, 7], &[3], &Cpu::single());
     let bytes = state.to_bytes();
     for len in (0..bytes.len()).step_by(97) {
@@ -285,7 +306,7 @@ fn a_rejected_draft_leaves_no_trace() {
 
 #[test]
 fn neighbours_do_not_matter_even_when_they_are_nan() {
-    for name in MODELS {
+    for name in &MODELS[..2] {
         let ids = ids(name);
         let model = load(name, OperandKind::Bf16);
         let cpu = Cpu::new(2, Level::best()).expect("the best level");

@@ -19,9 +19,11 @@ pub mod linear;
 pub mod moe;
 pub mod rms_norm;
 pub mod rms_norm_gated;
+pub mod rope;
 pub mod sampling;
 pub mod selective_scan;
 pub mod softmax;
+pub mod swiglu;
 
 mod columns;
 mod error;

@@ -103,7 +103,7 @@ impl Session {
         let chat_template = ChatTemplate::open(folder, &tokenizer_config)?;
         let generation_config = GenerationConfig::open(folder)?;
         let config =
-            jetblock_models::config::NemotronHConfig::open(folder).map_err(ModelError::from)?;
+            jetblock_models::config::ModelConfig::open(folder).map_err(ModelError::from)?;
         let tokenizer = Tokenizer::open(folder, &tokenizer_config, config.vocab_size)?;
         let model = Arc::new(Model::load(folder, options, progress)?);
         Ok(Session {

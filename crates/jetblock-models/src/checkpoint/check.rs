@@ -1,6 +1,7 @@
 //! Whether a checkpoint has the tensors of a configuration.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 
 use super::{Checkpoint, CheckpointError, TensorInfo};
 use crate::config::{ExpectedTensor, Presence, canonical_name};
@@ -13,14 +14,14 @@ impl Checkpoint {
         let mut missing = Vec::new();
         // What is there comes first: a quantized checkpoint lacks and adds tensors, but its types say why.
         for tensor in expected {
-            match stored.get(tensor.name.as_str()) {
+            match stored.get(&*canonical_name(&tensor.name)) {
                 Some(info) => check_tensor(tensor, *info)?,
                 None if tensor.presence == Presence::Required => missing.push(tensor.name.as_str()),
                 None => {}
             }
         }
-        let known: std::collections::HashSet<&str> =
-            expected.iter().map(|t| t.name.as_str()).collect();
+        let known: HashSet<Cow<'_, str>> =
+            expected.iter().map(|t| canonical_name(&t.name)).collect();
         let extra = stored
             .iter()
             .find(|(name, _)| !known.contains(name.as_str()) && !is_passed_over(name));

@@ -1,34 +1,14 @@
-//! Domains of fields: families, dtypes, bounds, divisibility.
+//! Domains of fields: dtypes, bounds, divisibility.
 
 use jetblock_tensor::DType;
 use serde::Serialize as _;
 use serde_json::{Map, Value};
 
-use super::json::{Fields, float, missing, shown};
+use super::json::{Fields, float, shown};
 use super::pattern::stack;
 use super::{ConfigError, LayerKind, MAX_LAYERS, pattern};
 
-/// Fails for other model families and for quantized checkpoints.
-pub(super) fn check_family(map: &Map<String, Value>) -> Result<(), ConfigError> {
-    let model_type = map.get("model_type").filter(|v| !v.is_null());
-    let architecture = map.get("architectures").and_then(|list| list.get(0));
-    let known = match (model_type, architecture) {
-        (Some(name), _) => name == "nemotron_h",
-        (None, Some(name)) => name == "NemotronHForCausalLM",
-        (None, None) => return Err(missing(&["model_type"], "\"nemotron_h\"")),
-    };
-    if !known {
-        return Err(ConfigError::Unsupported {
-            what: format!(
-                "config.json: model_type {}",
-                model_type.or(architecture).map(shown).unwrap_or_default()
-            ),
-            reason: "this version runs \"nemotron_h\" models".into(),
-        });
-    }
-    check_not_quantized(map)
-}
-
+/// Fails for quantized checkpoints.
 pub(super) fn check_not_quantized(map: &Map<String, Value>) -> Result<(), ConfigError> {
     match map.get("quantization_config").filter(|v| !v.is_null()) {
         Some(_) => Err(quantized("config.json: quantization_config")),

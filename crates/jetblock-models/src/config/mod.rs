@@ -6,6 +6,8 @@
 mod domain;
 mod error;
 mod json;
+mod llama;
+mod model;
 mod nemotron_h;
 mod pattern;
 mod tensors;
@@ -18,9 +20,9 @@ use std::path::Path;
 pub use error::ConfigError;
 pub(crate) use error::abbreviated;
 pub use json::MAX_CONFIG_BYTES;
-pub use nemotron_h::{MAX_EXPERTS, MAX_ROWS, MAX_WIDTH, NemotronHConfig};
+pub use model::{Family, MAX_EXPERTS, MAX_ROWS, MAX_WIDTH, ModelConfig};
 pub use pattern::{LayerKind, MAX_LAYERS, pattern};
-pub use tensors::{ExpectedTensor, Presence, TensorKind, canonical_name};
+pub use tensors::{ExpectedTensor, LayerNames, Presence, TensorKind, canonical_name};
 pub use transformer::{TransformerConfig, TransformerFamily};
 
 /// The bytes of a model folder's `config.json`, refused when the folder says that it is quantized or the file is larger

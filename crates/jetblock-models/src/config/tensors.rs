@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use jetblock_tensor::DType;
 
-use super::{LayerKind, NemotronHConfig};
+use super::{Family, LayerKind, ModelConfig};
 
 /// One tensor of the checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExpectedTensor {
-    /// Canonical name, `backbone.` prefix.
+    /// The family's name for it: Nemotron-H's with the `backbone.` prefix.
     pub name: String,
     /// Extents, outermost first.
     pub shape: Vec<usize>,
@@ -39,7 +39,7 @@ pub enum TensorKind {
     Embeddings,
     /// Output projection to the vocabulary.
     LmHead,
-    /// Weight of an RMSNorm, plain or gated.
+    /// Weight of an RMSNorm: plain, gated, or of queries and keys.
     Norm,
     /// Weight of a linear layer that every token passes.
     Linear,
@@ -66,22 +66,72 @@ pub enum Presence {
     Unused,
 }
 
-impl NemotronHConfig {
+/// What the tensors of a layer are called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerNames {
+    /// Weight of the norm in front.
+    pub norm: String,
+    /// In front of the mixer's tensors, with the last dot.
+    pub mixer: String,
+}
+
+impl ModelConfig {
+    /// The name of the embedding table.
+    pub fn embeddings_name(&self) -> &'static str {
+        match self.family {
+            Family::NemotronH => "backbone.embeddings.weight",
+            Family::Llama => "model.embed_tokens.weight",
+        }
+    }
+
+    /// The name of the weight of the norm after the last layer.
+    pub fn final_norm_name(&self) -> &'static str {
+        match self.family {
+            Family::NemotronH => "backbone.norm_f.weight",
+            Family::Llama => "model.norm.weight",
+        }
+    }
+
+    /// The names of layer `index` of the stack. A layer of Llama's files is two of them.
+    pub fn layer_names(&self, index: usize) -> LayerNames {
+        let (norm, mixer) = match self.family {
+            Family::NemotronH => {
+                let scope = format!("backbone.layers.{index}.");
+                (scope.clone() + "norm.weight", scope + "mixer.")
+            }
+            Family::Llama => {
+                let scope = format!("model.layers.{}.", index / 2);
+                match self.layers[index] {
+                    LayerKind::Attention => (
+                        scope.clone() + "input_layernorm.weight",
+                        scope + "self_attn.",
+                    ),
+                    _ => (
+                        scope.clone() + "post_attention_layernorm.weight",
+                        scope + "mlp.",
+                    ),
+                }
+            }
+        };
+        LayerNames { norm, mixer }
+    }
+
     /// Every tensor of the checkpoint without the multi-token-prediction head, in the order of the forward pass.
     pub fn tensors(&self) -> Vec<ExpectedTensor> {
         let mut list = List::default();
         let table = [self.vocab_size, self.hidden_size];
-        list.push("backbone.embeddings.weight", &table, TensorKind::Embeddings);
+        list.push(self.embeddings_name(), &table, TensorKind::Embeddings);
         for (i, kind) in self.layers.iter().enumerate() {
             list.layer = Some(i);
-            list.prefix = format!("backbone.layers.{i}.");
-            list.push("norm.weight", &[self.hidden_size], TensorKind::Norm);
+            let names = self.layer_names(i);
+            list.push(&names.norm, &[self.hidden_size], TensorKind::Norm);
+            list.prefix = names.mixer;
             self.mixer_tensors(&mut list, *kind, self.intermediate_sizes[i]);
+            list.prefix.clear();
         }
         list.layer = None;
-        list.prefix.clear();
         list.push(
-            "backbone.norm_f.weight",
+            self.final_norm_name(),
             &[self.hidden_size],
             TensorKind::Norm,
         );
@@ -107,8 +157,10 @@ impl NemotronHConfig {
                 list.push("eh_proj.weight", &[d, 2 * d], TensorKind::Linear);
             }
             list.push("norm.weight", &[d], TensorKind::Norm);
+            list.prefix.push_str("mixer.");
             self.mixer_tensors(&mut list, *kind, 0);
             if i + 1 == self.mtp_layers.len() {
+                list.prefix = format!("mtp.layers.{i}.");
                 list.push("final_layernorm.weight", &[d], TensorKind::Norm);
             }
         }
@@ -121,11 +173,14 @@ impl NemotronHConfig {
             LayerKind::Mamba => self.mamba_tensors(list),
             LayerKind::Attention => {
                 let (q, kv) = (self.q_width(), self.kv_width());
-                let bias = self.attention_bias.then_some(Presence::Optional);
-                list.linear("q_proj", q, d, TensorKind::Linear, bias);
-                list.linear("k_proj", kv, d, TensorKind::Linear, bias);
-                list.linear("v_proj", kv, d, TensorKind::Linear, bias);
-                list.linear("o_proj", d, q, TensorKind::Linear, bias);
+                list.linear("q_proj", q, d, TensorKind::Linear, self.qkv_bias);
+                list.linear("k_proj", kv, d, TensorKind::Linear, self.qkv_bias);
+                list.linear("v_proj", kv, d, TensorKind::Linear, self.qkv_bias);
+                list.linear("o_proj", d, q, TensorKind::Linear, self.o_bias);
+                if self.qk_norm {
+                    list.push("q_norm.weight", &[self.head_dim], TensorKind::Norm);
+                    list.push("k_norm.weight", &[self.head_dim], TensorKind::Norm);
+                }
             }
             LayerKind::Mlp => self.mlp_tensors(list, "", d, intermediate_size, TensorKind::Linear),
             LayerKind::Moe => self.moe_tensors(list),
@@ -137,21 +192,17 @@ impl NemotronHConfig {
         let bias = self.use_bias.then_some(Presence::Required);
         list.linear("in_proj", self.in_proj_rows(), d, TensorKind::Linear, bias);
         list.push(
-            "mixer.conv1d.weight",
+            "conv1d.weight",
             &[conv_dim, 1, self.conv_kernel],
             TensorKind::Conv1d,
         );
         if self.use_conv_bias {
-            list.push("mixer.conv1d.bias", &[conv_dim], TensorKind::Conv1d);
+            list.push("conv1d.bias", &[conv_dim], TensorKind::Conv1d);
         }
         for name in ["A_log", "D", "dt_bias"] {
-            list.push(
-                &format!("mixer.{name}"),
-                &[self.mamba_num_heads],
-                TensorKind::Ssm,
-            );
+            list.push(name, &[self.mamba_num_heads], TensorKind::Ssm);
         }
-        list.push("mixer.norm.weight", &[inner], TensorKind::Norm);
+        list.push("norm.weight", &[inner], TensorKind::Norm);
         list.linear("out_proj", d, inner, TensorKind::Linear, bias);
     }
 
@@ -159,12 +210,12 @@ impl NemotronHConfig {
         let (d, x) = (self.hidden_size, self.expert_width());
         let bias = self.mlp_bias.then_some(Presence::Required);
         list.push(
-            "mixer.gate.weight",
+            "gate.weight",
             &[self.n_routed_experts, d],
             TensorKind::Router,
         );
         list.push(
-            "mixer.gate.e_score_correction_bias",
+            "gate.e_score_correction_bias",
             &[self.n_routed_experts],
             TensorKind::Router,
         );
@@ -188,7 +239,7 @@ impl NemotronHConfig {
         self.mlp_tensors(list, "shared_experts.", d, shared, TensorKind::Linear);
     }
 
-    /// Two matrices, no gate projection: the activation is relu squared.
+    /// Two matrices, or three with a gate.
     fn mlp_tensors(
         &self,
         list: &mut List,
@@ -198,6 +249,9 @@ impl NemotronHConfig {
         kind: TensorKind,
     ) {
         let bias = self.mlp_bias.then_some(Presence::Required);
+        if self.gated_mlp() {
+            list.linear(&format!("{scope}gate_proj"), inner, width, kind, bias);
+        }
         list.linear(&format!("{scope}up_proj"), inner, width, kind, bias);
         list.linear(&format!("{scope}down_proj"), width, inner, kind, bias);
     }
@@ -243,14 +297,9 @@ impl List {
         kind: TensorKind,
         bias: Option<Presence>,
     ) {
-        self.push(&format!("mixer.{name}.weight"), &[out, input], kind);
+        self.push(&format!("{name}.weight"), &[out, input], kind);
         if let Some(presence) = bias {
-            self.push_with(
-                &format!("mixer.{name}.bias"),
-                &[out],
-                TensorKind::Bias,
-                presence,
-            );
+            self.push_with(&format!("{name}.bias"), &[out], TensorKind::Bias, presence);
         }
     }
 }

@@ -1,13 +1,14 @@
-//! Plain transformers (attention and MLP in every layer), for the detector only: this version does not run them.
+//! Plain transformers (attention and MLP in every layer), as far as their parameters are concerned: what the detector counts. Those
+//! that this version runs are completed in `llama.rs`.
 
 use jetblock_tensor::DType;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::domain::{check_not_quantized, divides, dtype, dtype_name};
 use super::json::{Fields, missing, parse_object, shown};
+use super::model::MAX_HEADS;
 use super::{ConfigError, LayerKind, MAX_EXPERTS, MAX_LAYERS, MAX_ROWS, MAX_WIDTH};
-
-const MAX_HEADS: usize = 1 << 16;
 
 /// Model families that differ in where they have biases, norms and experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -42,7 +43,7 @@ impl TransformerFamily {
         TransformerFamily::ALL[self as usize].1
     }
 
-    fn from_name(name: &str) -> Option<TransformerFamily> {
+    pub(super) fn from_name(name: &str) -> Option<TransformerFamily> {
         TransformerFamily::ALL
             .into_iter()
             .find(|(_, n)| *n == name)
@@ -94,8 +95,11 @@ impl TransformerConfig {
 
     /// Reads the text of a `config.json`.
     pub fn from_json(bytes: &[u8]) -> Result<TransformerConfig, ConfigError> {
-        let map = parse_object(bytes)?;
-        let fields = Fields(&map);
+        TransformerConfig::from_map(&parse_object(bytes)?)
+    }
+
+    pub(super) fn from_map(map: &Map<String, Value>) -> Result<TransformerConfig, ConfigError> {
+        let fields = Fields(map);
         let (_, name) = fields
             .text(&["model_type"])?
             .ok_or_else(|| missing(&["model_type"], "a model family"))?;
@@ -107,7 +111,7 @@ impl TransformerConfig {
                     TransformerConfig::families()
                 ),
             })?;
-        check_not_quantized(&map)?;
+        check_not_quantized(map)?;
         let layers = fields.size(&["num_hidden_layers"], MAX_LAYERS)?;
         let hidden_size = fields.size(&["hidden_size"], MAX_WIDTH)?;
         let num_attention_heads = fields.size(&["num_attention_heads"], MAX_HEADS)?;

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use super::{ActiveParameters, Amount, Part, PartProfile};
 use crate::checkpoint::{Checkpoint, is_mtp, is_passed_over};
 use crate::config::{
-    ExpectedTensor, LayerKind, NemotronHConfig, Presence, TensorKind, TransformerConfig,
-    canonical_name,
+    ExpectedTensor, LayerKind, ModelConfig, Presence, TensorKind, TransformerConfig, canonical_name,
 };
 
 /// Parameters and bytes by part.
@@ -21,7 +20,7 @@ type Order = (u8, Part);
 impl Tally {
     /// Counts the tensors that the configuration implies; `checkpoint` has been checked to have them, and adds the bytes.
     pub(super) fn of_nemotron_h(
-        config: &NemotronHConfig,
+        config: &ModelConfig,
         expected: &[ExpectedTensor],
         checkpoint: Option<&Checkpoint>,
     ) -> Tally {
@@ -216,7 +215,7 @@ impl Tally {
 }
 
 /// The multi-token-prediction head: as stored, else as the configuration implies.
-pub(super) fn mtp(config: &NemotronHConfig, checkpoint: Option<&Checkpoint>) -> Option<Amount> {
+pub(super) fn mtp(config: &ModelConfig, checkpoint: Option<&Checkpoint>) -> Option<Amount> {
     let stored = checkpoint.map(|checkpoint| {
         let tensors = checkpoint
             .infos()

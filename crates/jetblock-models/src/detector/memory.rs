@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::config::{LayerKind, NemotronHConfig};
+use crate::config::{LayerKind, ModelConfig};
 
 /// Fixed bytes of a sequence, all Mamba layers together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -21,7 +21,7 @@ impl StateBytes {
         self.ssm_f32 + self.conv_f32
     }
 
-    pub(super) fn of(config: &NemotronHConfig) -> StateBytes {
+    pub(super) fn of(config: &ModelConfig) -> StateBytes {
         let layers = config.count(LayerKind::Mamba) as u64;
         if layers == 0 {
             return StateBytes::default();

@@ -17,7 +17,9 @@ pub use plan::{Plan, operand_kind};
 
 use crate::ModelError;
 use crate::checkpoint::{Checkpoint, INDEX_FILE, SINGLE_FILE, StoredDType};
-use crate::config::{LayerKind, NemotronHConfig, TransformerConfig, model_type, read_config};
+use crate::config::{
+    ConfigError, LayerKind, ModelConfig, TransformerConfig, model_type, read_config,
+};
 use count::Tally;
 
 /// What a model folder contains, what it costs, and how its layers are run.
@@ -42,8 +44,11 @@ pub struct Profile {
     pub state: StateBytes,
     /// Memory of a sequence per token.
     pub kv_per_token: KvBytes,
-    /// How each part is run; empty for families that this version does not run.
+    /// How each part is run; empty for models that this version does not run.
     pub plan: Vec<Plan>,
+    /// Why this version does not run it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_run: Option<String>,
     /// What an optimizer that knows attention only would reach.
     pub attention_only: Reach,
     /// The weight files, where the folder has them.
@@ -172,18 +177,19 @@ impl Profile {
     pub fn from_json(text: &[u8], checkpoint: Option<&Checkpoint>) -> Result<Profile, ModelError> {
         match model_type(text)?.as_deref() {
             None | Some("nemotron_h") => {
-                Profile::of_nemotron_h(&NemotronHConfig::from_json(text)?, checkpoint)
+                Profile::of_nemotron_h(&ModelConfig::from_json(text)?, checkpoint)
             }
-            Some(_) => Ok(Profile::of_transformer(
-                &TransformerConfig::from_json(text)?,
-                checkpoint,
-            )),
+            Some(_) => {
+                let counted = TransformerConfig::from_json(text)?;
+                let run = ModelConfig::from_json(text);
+                Profile::of_transformer(&counted, &run, checkpoint)
+            }
         }
     }
 
     /// Profiles a Nemotron-H model. Fails if a checkpoint is given that does not have the tensors of the configuration.
     pub fn of_nemotron_h(
-        config: &NemotronHConfig,
+        config: &ModelConfig,
         checkpoint: Option<&Checkpoint>,
     ) -> Result<Profile, ModelError> {
         let expected = config.tensors();
@@ -205,6 +211,7 @@ impl Profile {
             state: StateBytes::of(config),
             kv_per_token: KvBytes::of(attention, config.num_key_value_heads, config.head_dim),
             plan: plan::of(config, operands),
+            not_run: None,
             attention_only: Reach {
                 layers: attention,
                 of: config.layers.len(),
@@ -213,15 +220,23 @@ impl Profile {
         })
     }
 
-    /// Profiles a plain transformer. With a checkpoint, parameters are those of its headers.
-    pub fn of_transformer(config: &TransformerConfig, checkpoint: Option<&Checkpoint>) -> Profile {
+    /// Profiles a plain transformer. With a checkpoint, parameters are those of its headers. `run` is how this version runs it, or
+    /// why it does not.
+    pub fn of_transformer(
+        config: &TransformerConfig,
+        run: &Result<ModelConfig, ConfigError>,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<Profile, ModelError> {
+        if let (Ok(run), Some(checkpoint)) = (run, checkpoint) {
+            checkpoint.check(&run.tensors())?;
+        }
         let tally = match checkpoint {
             Some(checkpoint) => Tally::of_transformer_headers(config, checkpoint),
             None => Tally::of_transformer(config),
         };
         let layers = config.feed_forward.len();
         let experts = (config.num_experts_per_tok, config.num_experts);
-        Profile {
+        Ok(Profile {
             model_type: config.family.name().into(),
             layers,
             pattern: None,
@@ -231,10 +246,14 @@ impl Profile {
             parts: tally.into_parts(),
             state: StateBytes::default(),
             kv_per_token: KvBytes::of(layers, config.num_key_value_heads, config.head_dim),
-            plan: Vec::new(),
+            plan: match run {
+                Ok(run) => plan::of(run, operand_kind(run, checkpoint)),
+                Err(_) => Vec::new(),
+            },
+            not_run: run.as_ref().err().map(ToString::to_string),
             attention_only: Reach { layers, of: layers },
             stored: checkpoint.map(StoredProfile::of),
-        }
+        })
     }
 
     /// Parameters and bytes of a part, if the model has it.

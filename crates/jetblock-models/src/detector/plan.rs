@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Part, operand_word};
 use crate::checkpoint::Checkpoint;
-use crate::config::{LayerKind, NemotronHConfig, Presence, TensorKind};
+use crate::config::{LayerKind, ModelConfig, Presence, TensorKind};
 
 /// How a part of the model is run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,7 +23,7 @@ pub struct Plan {
 
 /// The operand kind that NUMERICS.md section 10 gives to a model. Without a checkpoint, linear weights are taken to be stored
 /// in the configuration's dtype.
-pub fn operand_kind(config: &NemotronHConfig, checkpoint: Option<&Checkpoint>) -> OperandKind {
+pub fn operand_kind(config: &ModelConfig, checkpoint: Option<&Checkpoint>) -> OperandKind {
     let is_bf16 = |dtype: Option<DType>| dtype.is_none_or(|dtype| dtype == DType::BF16);
     if !is_bf16(config.dtype) {
         return OperandKind::F32;
@@ -49,7 +49,7 @@ pub fn operand_kind(config: &NemotronHConfig, checkpoint: Option<&Checkpoint>) -
     }
 }
 
-pub(super) fn of(config: &NemotronHConfig, operands: OperandKind) -> Vec<Plan> {
+pub(super) fn of(config: &ModelConfig, operands: OperandKind) -> Vec<Plan> {
     let kinds = LayerKind::ALL
         .into_iter()
         .filter(|kind| config.count(*kind) > 0);
@@ -59,7 +59,7 @@ pub(super) fn of(config: &NemotronHConfig, operands: OperandKind) -> Vec<Plan> {
         .collect()
 }
 
-fn of_kind(config: &NemotronHConfig, kind: LayerKind, operands: &str) -> Plan {
+fn of_kind(config: &ModelConfig, kind: LayerKind, operands: &str) -> Plan {
     let (strategy, precision, reason) = match kind {
         LayerKind::Mamba => (
             "recurrence, token by token, in prefill and decode alike".into(),
@@ -67,12 +67,17 @@ fn of_kind(config: &NemotronHConfig, kind: LayerKind, operands: &str) -> Plan {
             "every split of a prompt is exact, and rounding the state at each token would accumulate",
         ),
         LayerKind::Attention => (
-            "keys in blocks of fixed size at absolute positions, written before they are read; no RoPE".into(),
-            format!("{operands} projections and scores; f32 softmax and weighted sum; f32 or bf16 cache"),
+            attention_strategy(config),
+            format!(
+                "{operands} projections and scores; f32 softmax and weighted sum; f32 or bf16 cache"
+            ),
             "the blocks of a row depend on its own position, not on the batch or the step",
         ),
         LayerKind::Mlp => (
-            "two matrices with squared ReLU between them, no gate".into(),
+            match config.gated_mlp() {
+                true => "three matrices, silu(gate) * up between them".into(),
+                false => "two matrices with squared ReLU between them, no gate".into(),
+            },
             format!("{operands} projections; f32 activation"),
             "rows are independent: each output is one chain over its own inputs",
         ),
@@ -90,7 +95,20 @@ fn of_kind(config: &NemotronHConfig, kind: LayerKind, operands: &str) -> Plan {
     }
 }
 
-fn moe_strategy(config: &NemotronHConfig) -> String {
+fn attention_strategy(config: &ModelConfig) -> String {
+    let rope = match &config.rope {
+        Some(rope) => format!(
+            "{} of {} elements of a head turned by position, keys before they are written",
+            rope.rotary_dim, config.head_dim
+        ),
+        None => "no RoPE".into(),
+    };
+    format!(
+        "keys in blocks of fixed size at absolute positions, written before they are read; {rope}"
+    )
+}
+
+fn moe_strategy(config: &ModelConfig) -> String {
     let (k, experts) = (config.num_experts_per_tok, config.n_routed_experts);
     let latent = match config.moe_latent_size {
         Some(width) => format!(" in a latent space of {width}"),
@@ -99,7 +117,7 @@ fn moe_strategy(config: &NemotronHConfig) -> String {
     format!("{k} of {experts} experts{latent} combined in ascending order, then the shared expert")
 }
 
-fn of_head(config: &NemotronHConfig, operands: &str) -> Plan {
+fn of_head(config: &ModelConfig, operands: &str) -> Plan {
     let table = if config.tie_word_embeddings {
         "the embedding table"
     } else {

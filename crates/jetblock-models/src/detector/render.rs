@@ -146,11 +146,8 @@ impl Profile {
     }
 
     fn write_plan(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.plan.is_empty() {
-            return writeln!(
-                f,
-                "\nthis version runs nemotron_h models; this one is only counted"
-            );
+        if let Some(reason) = &self.not_run {
+            return writeln!(f, "\nonly counted, not run: {reason}");
         }
         writeln!(f, "\nplan")?;
         for plan in &self.plan {

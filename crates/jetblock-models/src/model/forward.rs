@@ -4,18 +4,19 @@ use std::ops::Range;
 
 use jetblock_ops::attention::{self, Attention};
 use jetblock_ops::causal_conv1d::CausalConv1d;
-use jetblock_ops::linear::{Epilogue, LinearJob, Prepared, Rows};
+use jetblock_ops::linear::{Epilogue, Prepared};
 use jetblock_ops::rms_norm::RmsNorm;
 use jetblock_ops::rms_norm_gated::RmsNormGated;
+use jetblock_ops::rope::Rope;
 use jetblock_ops::selective_scan::SelectiveScan;
 use jetblock_ops::{Columns, OpError, Segment};
 use jetblock_simd::{Cpu, fp_env};
 
-use super::weights::{AttentionWeights, LinearWeights, MambaWeights, Mixer, MlpWeights};
+use super::weights::{AttentionWeights, LinearWeights, MambaWeights, Mixer};
 use super::{Contract, Kernels, Model};
 use crate::state::{LayerState, SequenceError, SequenceState};
 use crate::workspace::{Workspace, sized};
-use crate::{ModelError, moe};
+use crate::{ModelError, mlp, moe};
 
 /// Rows computed together at most. More are computed in turn, which changes no bit and bounds scratch memory.
 const STEP_ROWS: usize = 256;
@@ -213,12 +214,18 @@ impl<K: Kernels> Run<'_, '_, K> {
             .copied()
             .collect();
         model.embeddings.gather(&ids, h, self.cpu)?;
+        if !model.inverse_frequencies.is_empty() {
+            let table = &mut self.workspace.attention.rope;
+            table.fill(&model.inverse_frequencies, &self.step.segments);
+        }
         for (index, layer) in model.layers.iter().enumerate() {
             self.norm(h, &layer.norm, u)?;
             match &layer.mixer {
                 Mixer::Mamba(weights) => self.mamba(index, weights, u, out)?,
                 Mixer::Attention(weights) => self.attention(index, weights, u, out)?,
-                Mixer::Mlp(weights) => self.mlp(weights, u, out)?,
+                Mixer::Mlp(weights) => {
+                    mlp::forward(self.kernels, self.cpu, self.workspace, u, weights, out)?;
+                }
                 Mixer::Moe(weights) => moe::forward(self.moe_input(index, u), weights, out)?,
             }
             add(self.cpu, h, out, model.config.hidden_size);
@@ -233,7 +240,7 @@ impl<K: Kernels> Run<'_, '_, K> {
         let args = RmsNorm {
             x,
             weight,
-            eps: self.model.config.layer_norm_epsilon,
+            eps: self.model.config.norm_eps,
         };
         self.kernels.rms_norm(self.cpu, &args, out)
     }
@@ -325,7 +332,7 @@ impl<K: Kernels> Run<'_, '_, K> {
             z: column(0..inner),
             weight: &weights.norm,
             groups: config.n_groups,
-            eps: config.layer_norm_epsilon,
+            eps: config.norm_eps,
         };
         let normed = sized(&mut scratch.normed, rows * inner);
         self.kernels.rms_norm_gated(self.cpu, &gated, normed)?;
@@ -343,23 +350,42 @@ impl<K: Kernels> Run<'_, '_, K> {
         out: &mut [f32],
     ) -> Result<(), ModelError> {
         let (config, rows) = (&self.model.config, self.step.rows);
-        let (q, kv) = (config.q_width(), config.kv_width());
-        let width = q + 2 * kv;
+        let (q_width, kv_width) = (config.q_width(), config.kv_width());
         let mut scratch = std::mem::take(&mut self.workspace.attention);
-        let qkv = sized(&mut scratch.qkv, rows * width);
-        self.linear(u, &weights.qkv, Epilogue::None, qkv)?;
-        for (piece, segment) in self.step.pieces.iter_mut().zip(&self.step.segments) {
-            let column = |columns| Columns {
-                data: qkv,
-                row_len: width,
-                columns,
+        let q = sized(&mut scratch.q, rows * q_width);
+        let k = sized(&mut scratch.k, rows * kv_width);
+        let v = sized(&mut scratch.v, rows * kv_width);
+        let prepared = &mut self.workspace.prepared;
+        prepared.prepare_into(self.cpu, u, config.hidden_size)?;
+        let jobs = vec![
+            weights.q_proj.job(prepared, Epilogue::None, q),
+            weights.k_proj.job(prepared, Epilogue::None, k),
+            weights.v_proj.job(prepared, Epilogue::None, v),
+        ];
+        self.kernels.grouped_linear(self.cpu, jobs)?;
+        if let Some((q_norm, k_norm)) = &weights.qk_norm {
+            for (x, weight) in [(&mut *q, q_norm), (&mut *k, k_norm)] {
+                let normed = sized(&mut scratch.normed, x.len());
+                self.norm(x, weight, normed)?;
+                x.copy_from_slice(normed);
+            }
+        }
+        if config.rope.is_some() {
+            let rope = Rope {
+                table: &scratch.rope,
+                head_dim: config.head_dim,
             };
+            rope.cpu(q, self.cpu)?;
+            rope.cpu(k, self.cpu)?;
+        }
+        let whole = |data, row_len| Columns {
+            data,
+            row_len,
+            columns: 0..row_len,
+        };
+        for (piece, segment) in self.step.pieces.iter_mut().zip(&self.step.segments) {
             let cache = kv_cache(&mut piece.state.layers[index]);
-            cache.append(
-                column(q..q + kv),
-                column(q + kv..width),
-                segment.rows.clone(),
-            )?;
+            cache.append(whole(k, kv_width), whole(v, kv_width), segment.rows.clone())?;
         }
         let caches: Vec<&attention::KvCache> = self
             .step
@@ -368,31 +394,17 @@ impl<K: Kernels> Run<'_, '_, K> {
             .map(|piece| &*kv_cache(&mut piece.state.layers[index]))
             .collect();
         let args = Attention {
-            q: Columns {
-                data: qkv,
-                row_len: width,
-                columns: 0..q,
-            },
+            q: whole(q, q_width),
             caches: &caches,
             segments: &self.step.segments,
             num_attention_heads: config.num_attention_heads,
             split: self.model.options.split,
         };
-        let attended = sized(&mut scratch.attended, rows * q);
+        let attended = sized(&mut scratch.attended, rows * q_width);
         self.kernels.attention(self.cpu, &args, attended)?;
-        let attended = &scratch.attended[..rows * q];
+        let attended = &scratch.attended[..rows * q_width];
         let done = self.linear(attended, &weights.o_proj, Epilogue::None, out);
         self.workspace.attention = scratch;
-        Ok(done?)
-    }
-
-    fn mlp(&mut self, weights: &MlpWeights, u: &[f32], out: &mut [f32]) -> Result<(), ModelError> {
-        let mut scratch = std::mem::take(&mut self.workspace.intermediate);
-        let inner = sized(&mut scratch, self.step.rows * weights.up.weight.n());
-        let done = self
-            .linear(u, &weights.up, Epilogue::Relu2, inner)
-            .and_then(|()| self.linear(inner, &weights.down, Epilogue::None, out));
-        self.workspace.intermediate = scratch;
         Ok(done?)
     }
 
@@ -482,15 +494,7 @@ pub(crate) fn linear<K: Kernels>(
     out: &mut [f32],
 ) -> Result<(), OpError> {
     prepared.prepare_into(cpu, x, weights.weight.k())?;
-    let job = LinearJob {
-        x: prepared,
-        rows: Rows::Range(0..prepared.rows()),
-        weight: &weights.weight,
-        bias: weights.bias.as_deref(),
-        epilogue,
-        out,
-    };
-    kernels.grouped_linear(cpu, vec![job])
+    kernels.grouped_linear(cpu, vec![weights.job(prepared, epilogue, out)])
 }
 
 /// `h += out`: the residual, and the shared expert's part.

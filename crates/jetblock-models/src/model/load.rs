@@ -13,7 +13,7 @@ use super::weights::{
 use super::{Model, Options, embeddings::Embeddings};
 use crate::ModelError;
 use crate::checkpoint::{Checkpoint, TensorView};
-use crate::config::{LayerKind, NemotronHConfig};
+use crate::config::{LayerKind, ModelConfig};
 use crate::detector;
 
 /// How far loading has come, in bytes of the checkpoint.
@@ -32,14 +32,14 @@ impl Model {
         options: Options,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Model, ModelError> {
-        let config = NemotronHConfig::open(dir)?;
+        let config = ModelConfig::open(dir)?;
         let checkpoint = Checkpoint::open(dir)?;
         Model::from_checkpoint(config, &checkpoint, options, progress)
     }
 
     /// Packs the weights of an open checkpoint.
     pub fn from_checkpoint(
-        config: NemotronHConfig,
+        config: ModelConfig,
         checkpoint: &Checkpoint,
         options: Options,
         progress: &mut dyn FnMut(LoadProgress),
@@ -60,24 +60,24 @@ impl Model {
             None
         } else {
             Some(LinearWeights {
-                weight: loader.matrix(kind, &["lm_head.weight"])?,
+                weight: loader.matrix(kind, "lm_head.weight")?,
                 bias: None,
             })
         };
         let embeddings = if config.tie_word_embeddings {
-            let weight = loader.matrix(kind, &["backbone.embeddings.weight"])?;
+            let weight = loader.matrix(kind, config.embeddings_name())?;
             Embeddings::Tied(LinearWeights { weight, bias: None })
         } else {
-            loader.table("backbone.embeddings.weight")?
+            loader.table(config.embeddings_name())?
         };
         let mut layers = Vec::with_capacity(config.layers.len());
         for (index, layer_kind) in config.layers.iter().enumerate() {
-            let scope = format!("backbone.layers.{index}");
-            let norm = loader.vector(&format!("{scope}.norm.weight"))?;
-            let mixer = loader.mixer(&config, *layer_kind, &format!("{scope}.mixer"))?;
+            let names = config.layer_names(index);
+            let norm = loader.vector(&names.norm)?;
+            let mixer = loader.mixer(&config, *layer_kind, &names.mixer)?;
             layers.push(Layer { norm, mixer });
         }
-        let norm_f = loader.vector("backbone.norm_f.weight")?;
+        let norm_f = loader.vector(config.final_norm_name())?;
         Model::new(config, options, kind, embeddings, layers, norm_f, lm_head)
     }
 }
@@ -114,36 +114,30 @@ impl Loader<'_> {
         }
     }
 
-    /// Matrices stacked along their outputs, packed for an operand kind.
-    fn matrix(&mut self, kind: OperandKind, names: &[&str]) -> Result<PackedMatrix, ModelError> {
-        let views = names
-            .iter()
-            .map(|name| self.checkpoint.tensor(name))
-            .collect::<Result<Vec<_>, _>>()?;
-        let k = views[0].shape[1];
-        let parts: Vec<WeightRows<'_>> = views
-            .iter()
-            .map(|view| WeightRows {
-                dtype: view.dtype,
-                rows: view.shape[0],
-                bytes: view.bytes,
-            })
-            .collect();
-        let mut released = vec![0; parts.len()];
+    /// A matrix packed for an operand kind.
+    fn matrix(&mut self, kind: OperandKind, name: &str) -> Result<PackedMatrix, ModelError> {
         let checkpoint = self.checkpoint;
-        let packed = PackedMatrix::pack(kind, &parts, k, &mut |part, rows| {
-            let end = rows * k * parts[part].dtype.size();
-            if end - released[part] >= RELEASE_BYTES {
-                checkpoint.release(&parts[part].bytes[released[part]..end]);
-                released[part] = end;
+        let view = checkpoint.tensor(name)?;
+        let k = view.shape[1];
+        let part = WeightRows {
+            dtype: view.dtype,
+            rows: view.shape[0],
+            bytes: view.bytes,
+        };
+        let mut released = 0;
+        let packed = PackedMatrix::pack(kind, &[part], k, &mut |_, rows| {
+            let end = rows * k * part.dtype.size();
+            if end - released >= RELEASE_BYTES {
+                checkpoint.release(&part.bytes[released..end]);
+                released = end;
             }
         })?;
-        views.iter().for_each(|view| self.read(view));
+        self.read(&view);
         Ok(packed)
     }
 
     fn linear(&mut self, name: &str) -> Result<LinearWeights, ModelError> {
-        let weight = self.matrix(self.kind, &[&format!("{name}.weight")])?;
+        let weight = self.matrix(self.kind, &format!("{name}.weight"))?;
         let bias = self.optional_vector(&format!("{name}.bias"))?;
         Ok(LinearWeights { weight, bias })
     }
@@ -167,72 +161,71 @@ impl Loader<'_> {
 
     fn mixer(
         &mut self,
-        config: &NemotronHConfig,
+        config: &ModelConfig,
         kind: LayerKind,
         scope: &str,
     ) -> Result<Mixer, ModelError> {
         Ok(match kind {
             LayerKind::Mamba => Mixer::Mamba(Box::new(self.mamba(config, scope)?)),
-            LayerKind::Attention => Mixer::Attention(Box::new(self.attention(scope)?)),
-            LayerKind::Mlp => Mixer::Mlp(Box::new(self.mlp(scope)?)),
+            LayerKind::Attention => Mixer::Attention(Box::new(self.attention(config, scope)?)),
+            LayerKind::Mlp => Mixer::Mlp(Box::new(self.mlp(config, scope)?)),
             LayerKind::Moe => Mixer::Moe(Box::new(self.moe(config, scope)?)),
         })
     }
 
-    fn mamba(&mut self, config: &NemotronHConfig, scope: &str) -> Result<MambaWeights, ModelError> {
-        let conv_weight = self.vector(&format!("{scope}.conv1d.weight"))?;
+    fn mamba(&mut self, config: &ModelConfig, scope: &str) -> Result<MambaWeights, ModelError> {
+        let conv_weight = self.vector(&format!("{scope}conv1d.weight"))?;
         Ok(MambaWeights {
-            in_proj: self.linear(&format!("{scope}.in_proj"))?,
+            in_proj: self.linear(&format!("{scope}in_proj"))?,
             conv_weight: causal_conv1d::transpose_weight(&conv_weight, config.conv_dim()),
-            conv_bias: self.optional_vector(&format!("{scope}.conv1d.bias"))?,
-            dt_bias: self.vector(&format!("{scope}.dt_bias"))?,
-            a: selective_scan::decay_rates(&self.vector(&format!("{scope}.A_log"))?),
-            d: self.vector(&format!("{scope}.D"))?,
-            norm: self.vector(&format!("{scope}.norm.weight"))?,
-            out_proj: self.linear(&format!("{scope}.out_proj"))?,
+            conv_bias: self.optional_vector(&format!("{scope}conv1d.bias"))?,
+            dt_bias: self.vector(&format!("{scope}dt_bias"))?,
+            a: selective_scan::decay_rates(&self.vector(&format!("{scope}A_log"))?),
+            d: self.vector(&format!("{scope}D"))?,
+            norm: self.vector(&format!("{scope}norm.weight"))?,
+            out_proj: self.linear(&format!("{scope}out_proj"))?,
         })
     }
 
-    fn attention(&mut self, scope: &str) -> Result<AttentionWeights, ModelError> {
-        let parts = ["q_proj", "k_proj", "v_proj"];
-        let names = parts.map(|part| format!("{scope}.{part}.weight"));
-        let weight = self.matrix(self.kind, &names.each_ref().map(String::as_str))?;
-        let mut bias = Vec::with_capacity(weight.n());
-        let mut any = false;
-        for (part, name) in parts.iter().zip(&names) {
-            let rows = self.checkpoint.tensor(name)?.shape[0];
-            match self.optional_vector(&format!("{scope}.{part}.bias"))? {
-                Some(values) => {
-                    any = true;
-                    bias.extend(values);
-                }
-                // Adding +0 to a dot product changes nothing: it is never -0.
-                None => bias.extend(std::iter::repeat_n(0.0, rows)),
-            }
-        }
-        let qkv = LinearWeights {
-            weight,
-            bias: any.then_some(bias),
+    fn attention(
+        &mut self,
+        config: &ModelConfig,
+        scope: &str,
+    ) -> Result<AttentionWeights, ModelError> {
+        let qk_norm = match config.qk_norm {
+            true => Some((
+                self.vector(&format!("{scope}q_norm.weight"))?,
+                self.vector(&format!("{scope}k_norm.weight"))?,
+            )),
+            false => None,
         };
         Ok(AttentionWeights {
-            qkv,
-            o_proj: self.linear(&format!("{scope}.o_proj"))?,
+            q_proj: self.linear(&format!("{scope}q_proj"))?,
+            k_proj: self.linear(&format!("{scope}k_proj"))?,
+            v_proj: self.linear(&format!("{scope}v_proj"))?,
+            o_proj: self.linear(&format!("{scope}o_proj"))?,
+            qk_norm,
         })
     }
 
-    fn mlp(&mut self, scope: &str) -> Result<MlpWeights, ModelError> {
+    fn mlp(&mut self, config: &ModelConfig, scope: &str) -> Result<MlpWeights, ModelError> {
+        let gate = match config.gated_mlp() {
+            true => Some(self.linear(&format!("{scope}gate_proj"))?),
+            false => None,
+        };
         Ok(MlpWeights {
-            up: self.linear(&format!("{scope}.up_proj"))?,
-            down: self.linear(&format!("{scope}.down_proj"))?,
+            gate,
+            up: self.linear(&format!("{scope}up_proj"))?,
+            down: self.linear(&format!("{scope}down_proj"))?,
         })
     }
 
-    fn moe(&mut self, config: &NemotronHConfig, scope: &str) -> Result<MoeWeights, ModelError> {
-        let gate = self.matrix(OperandKind::F32, &[&format!("{scope}.gate.weight")])?;
+    fn moe(&mut self, config: &ModelConfig, scope: &str) -> Result<MoeWeights, ModelError> {
+        let gate = self.matrix(OperandKind::F32, &format!("{scope}gate.weight"))?;
         let latent = match config.moe_latent_size {
             Some(_) => Some((
-                self.linear(&format!("{scope}.fc1_latent_proj"))?,
-                self.linear(&format!("{scope}.fc2_latent_proj"))?,
+                self.linear(&format!("{scope}fc1_latent_proj"))?,
+                self.linear(&format!("{scope}fc2_latent_proj"))?,
             )),
             None => None,
         };
@@ -241,7 +234,7 @@ impl Loader<'_> {
                 weight: gate,
                 bias: None,
             },
-            correction_bias: self.vector(&format!("{scope}.gate.e_score_correction_bias"))?,
+            correction_bias: self.vector(&format!("{scope}gate.e_score_correction_bias"))?,
             router: RouterConfig {
                 n_routed_experts: config.n_routed_experts,
                 num_experts_per_tok: config.num_experts_per_tok,
@@ -254,12 +247,12 @@ impl Loader<'_> {
             down: Vec::new(),
             up_bias: Vec::new(),
             down_bias: Vec::new(),
-            shared: self.mlp(&format!("{scope}.shared_experts"))?,
+            shared: self.mlp(config, &format!("{scope}shared_experts."))?,
             latent,
         };
         moe.router.check()?;
         for e in 0..config.n_routed_experts {
-            let MlpWeights { up, down } = self.mlp(&format!("{scope}.experts.{e}"))?;
+            let MlpWeights { up, down, .. } = self.mlp(config, &format!("{scope}experts.{e}."))?;
             moe.up.push(up.weight);
             moe.down.push(down.weight);
             moe.up_bias.extend(up.bias);

@@ -1,4 +1,4 @@
-//! The Nemotron-H / Nemotron 3 family: Mamba-2, attention, MLP and mixture-of-experts layers in any order.
+//! The model: Mamba-2, attention, MLP and mixture-of-experts layers in any order. Every family comes down to such a stack.
 //!
 //! Every layer is one mixer behind one rms_norm with one residual addition. The arithmetic is NUMERICS.md sections 7-10.
 
@@ -17,10 +17,10 @@ pub use kernels::{Contract, Kernels};
 pub use load::LoadProgress;
 
 pub(crate) use forward::{add, linear};
-pub(crate) use weights::{LinearWeights, MoeWeights};
+pub(crate) use weights::{LinearWeights, MlpWeights, MoeWeights};
 
 use crate::ModelError;
-use crate::config::{LayerKind, NemotronHConfig};
+use crate::config::{LayerKind, ModelConfig};
 use crate::state::{LayerState, MambaDims, SequenceState};
 use crate::workspace::Workspace;
 use embeddings::Embeddings;
@@ -53,13 +53,15 @@ impl Default for Options {
 /// A loaded model. It is never changed by use; any number of sequences and threads share it.
 #[derive(Debug)]
 pub struct Model {
-    config: NemotronHConfig,
+    config: ModelConfig,
     options: Options,
     kind: OperandKind,
     kv_dtype: DType,
     fingerprint: Digest,
     embeddings: Embeddings,
     layers: Vec<Layer>,
+    /// Radians per position of each pair that turns; empty without rotary embedding.
+    inverse_frequencies: Vec<f64>,
     norm_f: Vec<f32>,
     /// `None` when tied to the embeddings.
     lm_head: Option<LinearWeights>,
@@ -67,7 +69,7 @@ pub struct Model {
 
 impl Model {
     fn new(
-        config: NemotronHConfig,
+        config: ModelConfig,
         options: Options,
         kind: OperandKind,
         embeddings: Embeddings,
@@ -96,6 +98,10 @@ impl Model {
         }
         let key = format!("{config:?} {options:?} {kind:?} {kv_dtype}");
         let fingerprint = digest::combine(&key, &[]);
+        let inverse_frequencies = match &config.rope {
+            Some(rope) => rope.inverse_frequencies()?,
+            None => Vec::new(),
+        };
         Ok(Model {
             config,
             options,
@@ -104,13 +110,14 @@ impl Model {
             fingerprint,
             embeddings,
             layers,
+            inverse_frequencies,
             norm_f,
             lm_head,
         })
     }
 
     /// The configuration it was loaded with.
-    pub fn config(&self) -> &NemotronHConfig {
+    pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
@@ -198,7 +205,10 @@ impl LinearWeights {
 
 impl Mixer {
     fn bytes(&self) -> usize {
-        let mlp = |m: &weights::MlpWeights| m.up.bytes() + m.down.bytes();
+        let mlp = |m: &MlpWeights| {
+            let gate = m.gate.as_ref().map_or(0, LinearWeights::bytes);
+            gate + m.up.bytes() + m.down.bytes()
+        };
         match self {
             Mixer::Mamba(w) => {
                 let small = [&w.conv_weight, &w.dt_bias, &w.a, &w.d, &w.norm].map(Vec::len);
@@ -209,7 +219,14 @@ impl Mixer {
                     });
                 w.in_proj.bytes() + w.out_proj.bytes() + 4 * vectors
             }
-            Mixer::Attention(w) => w.qkv.bytes() + w.o_proj.bytes(),
+            Mixer::Attention(w) => {
+                let linear = [&w.q_proj, &w.k_proj, &w.v_proj, &w.o_proj];
+                let norms = w
+                    .qk_norm
+                    .as_ref()
+                    .map_or(0, |(q, k)| 4 * (q.len() + k.len()));
+                linear.iter().fold(norms, |sum, part| sum + part.bytes())
+            }
             Mixer::Mlp(w) => mlp(w),
             Mixer::Moe(w) => {
                 let experts =

@@ -1,6 +1,6 @@
 //! The weights of each layer kind, packed.
 
-use jetblock_ops::linear::PackedMatrix;
+use jetblock_ops::linear::{Epilogue, LinearJob, PackedMatrix, Prepared, Rows};
 use jetblock_ops::moe::RouterConfig;
 
 /// A linear layer.
@@ -8,6 +8,25 @@ use jetblock_ops::moe::RouterConfig;
 pub(crate) struct LinearWeights {
     pub(crate) weight: PackedMatrix,
     pub(crate) bias: Option<Vec<f32>>,
+}
+
+impl LinearWeights {
+    /// The product of all rows of `x`.
+    pub(crate) fn job<'a>(
+        &'a self,
+        x: &'a Prepared,
+        epilogue: Epilogue,
+        out: &'a mut [f32],
+    ) -> LinearJob<'a> {
+        LinearJob {
+            x,
+            rows: Rows::Range(0..x.rows()),
+            weight: &self.weight,
+            bias: self.bias.as_deref(),
+            epilogue,
+            out,
+        }
+    }
 }
 
 /// One layer of the stack: `h += mixer(rms_norm(h))`.
@@ -43,16 +62,21 @@ pub(crate) struct MambaWeights {
     pub(crate) out_proj: LinearWeights,
 }
 
-/// An attention mixer; q, k and v are one matrix.
+/// An attention mixer.
 #[derive(Debug)]
 pub(crate) struct AttentionWeights {
-    pub(crate) qkv: LinearWeights,
+    pub(crate) q_proj: LinearWeights,
+    pub(crate) k_proj: LinearWeights,
+    pub(crate) v_proj: LinearWeights,
     pub(crate) o_proj: LinearWeights,
+    /// Norms of each head of q and of k, `[head_dim]`.
+    pub(crate) qk_norm: Option<(Vec<f32>, Vec<f32>)>,
 }
 
-/// A squared-ReLU MLP: two matrices, no gate.
+/// An MLP: `down(silu(gate(u)) * up(u))`, or without a gate `down(relu2(up(u)))`.
 #[derive(Debug)]
 pub(crate) struct MlpWeights {
+    pub(crate) gate: Option<LinearWeights>,
     pub(crate) up: LinearWeights,
     pub(crate) down: LinearWeights,
 }

@@ -2,18 +2,18 @@
 
 use insta::assert_snapshot;
 use jetblock_models::checkpoint::{Checkpoint, CheckpointError, Header, INDEX_FILE, SINGLE_FILE};
-use jetblock_models::config::{NemotronHConfig, canonical_name};
+use jetblock_models::config::{ModelConfig, canonical_name};
 use jetblock_tensor::DType;
 use serde_json::{Value, json};
 
 use crate::folder::{Tensor, file_of, folder, message, raw_file, with, zeros};
 
-fn config(changes: Value) -> NemotronHConfig {
-    NemotronHConfig::from_json(&with(changes)).expect("a valid configuration")
+fn config(changes: Value) -> ModelConfig {
+    ModelConfig::from_json(&with(changes)).expect("a valid configuration")
 }
 
 /// The tensors of a configuration, all of zeros.
-fn tensors(config: &NemotronHConfig) -> Vec<Tensor> {
+fn tensors(config: &ModelConfig) -> Vec<Tensor> {
     let list = config.tensors().into_iter();
     list.map(|t| {
         (
@@ -27,14 +27,14 @@ fn tensors(config: &NemotronHConfig) -> Vec<Tensor> {
 }
 
 /// The outcome of checking a file of these tensors against a configuration.
-fn check(config: &NemotronHConfig, tensors: &[Tensor]) -> Result<(), CheckpointError> {
+fn check(config: &ModelConfig, tensors: &[Tensor]) -> Result<(), CheckpointError> {
     let dir = folder(&[(SINGLE_FILE, &file_of(tensors))]);
     Checkpoint::open(dir.path())
         .expect("well-formed")
         .check(&config.tensors())
 }
 
-fn refusal(config: &NemotronHConfig, tensors: &[Tensor]) -> String {
+fn refusal(config: &ModelConfig, tensors: &[Tensor]) -> String {
     check(config, tensors)
         .expect_err("the wrong tensors")
         .to_string()
@@ -151,7 +151,7 @@ fn heads_of_other_purposes_are_passed_over() {
 fn biases_follow_the_flags() {
     let all = json!({"use_bias": true, "mlp_bias": true, "attention_bias": true});
     let with_biases = config(all);
-    let biases = |c: &NemotronHConfig| {
+    let biases = |c: &ModelConfig| {
         c.tensors()
             .iter()
             .filter(|t| t.name.ends_with("proj.bias"))

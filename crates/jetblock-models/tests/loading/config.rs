@@ -1,24 +1,24 @@
 //! config.json: spellings that are accepted, and the messages of those that are not.
 
 use insta::assert_snapshot;
-use jetblock_models::config::{LayerKind, NemotronHConfig};
+use jetblock_models::config::{LayerKind, ModelConfig};
 use jetblock_tensor::DType;
 use serde_json::{Value, json};
 
 use crate::folder::{folder, message, with};
 
-fn read(changes: Value) -> NemotronHConfig {
-    NemotronHConfig::from_json(&with(changes)).expect("a valid configuration")
+fn read(changes: Value) -> ModelConfig {
+    ModelConfig::from_json(&with(changes)).expect("a valid configuration")
 }
 
 fn refusal(changes: Value) -> String {
-    NemotronHConfig::from_json(&with(changes))
+    ModelConfig::from_json(&with(changes))
         .expect_err("an invalid configuration")
         .to_string()
 }
 
 fn refusal_of(text: &str) -> String {
-    NemotronHConfig::from_json(text.as_bytes())
+    ModelConfig::from_json(text.as_bytes())
         .expect_err("an invalid configuration")
         .to_string()
 }
@@ -72,8 +72,7 @@ fn aliases_are_read_and_must_agree() {
 fn infinity_has_many_spellings() {
     let text = String::from_utf8(with(json!({"time_step_limit": [0.0, 7.5]}))).expect("text");
     for upper in ["Infinity", r#"{"__float__": "Infinity"}"#, "1e300"] {
-        let config =
-            NemotronHConfig::from_json(text.replace("7.5", upper).as_bytes()).expect("valid");
+        let config = ModelConfig::from_json(text.replace("7.5", upper).as_bytes()).expect("valid");
         assert_eq!(config.time_step_limit, (0.0, f32::INFINITY), "{upper}");
     }
     assert_eq!(
@@ -127,7 +126,7 @@ fn the_mlp_width_may_be_a_list() {
 
 #[test]
 fn fields_of_absent_kinds_are_not_needed() {
-    let config = NemotronHConfig::from_json(
+    let config = ModelConfig::from_json(
         br#"{"model_type": "nemotron_h", "vocab_size": 10, "hidden_size": 4, "layer_norm_epsilon": 1e-5,
             "hybrid_override_pattern": "-", "intermediate_size": 8, "num_attention_heads": "not read"}"#,
     );
@@ -204,15 +203,15 @@ fn routing_is_checked() {
 
 #[test]
 fn other_models_and_quantized_ones_are_refused() {
-    assert_snapshot!(refusal(json!({"model_type": "llama"})), @r#"config.json: model_type "llama" is not supported: this version runs "nemotron_h" models"#);
-    assert_snapshot!(refusal(json!({"model_type": null})), @r#"config.json: model_type is missing, expected "nemotron_h""#);
-    assert_snapshot!(refusal(json!({"model_type": null, "architectures": ["LlamaForCausalLM"]})), @r#"config.json: model_type "LlamaForCausalLM" is not supported: this version runs "nemotron_h" models"#);
+    assert_snapshot!(refusal(json!({"model_type": "gpt2"})), @r#"config.json: model_type "gpt2" is not supported: this version runs nemotron_h, llama, mistral, qwen2, qwen3"#);
+    assert_snapshot!(refusal(json!({"model_type": null})), @"config.json: model_type is missing, expected one of nemotron_h, llama, mistral, qwen2, qwen3");
+    assert_snapshot!(refusal(json!({"model_type": null, "architectures": ["LlamaForCausalLM"]})), @r#"config.json: architectures "LlamaForCausalLM" is not supported: this version runs nemotron_h, llama, mistral, qwen2, qwen3"#);
     assert_snapshot!(refusal(json!({"quantization_config": {"quant_algo": "NVFP4"}})), @"config.json: quantization_config is not supported: quantized checkpoints come with the next release; use the BF16 one");
     let dir = folder(&[
         ("config.json", &with(json!({}))),
         ("hf_quant_config.json", b"{}"),
     ]);
-    assert_snapshot!(NemotronHConfig::open(dir.path()).expect_err("quantized"), @"hf_quant_config.json is not supported: quantized checkpoints come with the next release; use the BF16 one");
+    assert_snapshot!(ModelConfig::open(dir.path()).expect_err("quantized"), @"hf_quant_config.json is not supported: quantized checkpoints come with the next release; use the BF16 one");
 }
 
 #[test]
@@ -221,9 +220,9 @@ fn text_that_is_not_json_is_refused() {
     assert_snapshot!(refusal_of("[1, 2]"), @"config.json: not valid JSON: the top level is a list, expected an object");
     assert_snapshot!(refusal_of(r#"{"model_type": "nemotron_h""#), @"config.json: not valid JSON: EOF while parsing an object at line 1 column 27");
     assert_snapshot!(refusal_of(&"[".repeat(100_000)), @"config.json: not valid JSON: recursion limit exceeded at line 1 column 128");
-    let error = NemotronHConfig::from_json(b"{\"\xff\": 1}").expect_err("not UTF-8");
+    let error = ModelConfig::from_json(b"{\"\xff\": 1}").expect_err("not UTF-8");
     assert_snapshot!(error, @"config.json: not valid JSON: invalid utf-8 sequence of 1 bytes from index 2");
     let dir = folder(&[]);
-    let error = NemotronHConfig::open(dir.path()).expect_err("no file");
+    let error = ModelConfig::open(dir.path()).expect_err("no file");
     assert_snapshot!(message(dir.path(), error), @"DIR/config.json: No such file or directory (os error 2)");
 }

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use jetblock_models::checkpoint::{Checkpoint, Header, INDEX_FILE, SINGLE_FILE, ShardIndex};
-use jetblock_models::config::{NemotronHConfig, TransformerConfig};
+use jetblock_models::config::{ModelConfig, TransformerConfig};
 use jetblock_models::detector::Profile;
 use proptest::prelude::*;
 
 use crate::folder::{folder, raw_file, zeros};
 
 fn read_config(bytes: &[u8]) {
-    if let Ok(config) = NemotronHConfig::from_json(bytes) {
+    if let Ok(config) = ModelConfig::from_json(bytes) {
         assert!(
             config
                 .tensors()
