@@ -106,16 +106,18 @@ WRONG = {
 def check_reduce(report, entries):
     for e in entries:
         name, lengths = e["function"], e["lengths"]
-        a, b = (paint.uniform(seed, np.arange(max(lengths), dtype=U32)) for seed in e["seeds"])
+        painted = paint.PAINTS[e.get("paint", "uniform")]
+        a, b = (painted(seed, np.arange(max(lengths), dtype=U32)) for seed in e["seeds"])
         want = pattern_list(e["output"])
         run = lambda f, ns: np.array([bits(arith.canonical(f(a[:n], b[:n]))) for n in ns], U32)
         got = run(REDUCTIONS[name], lengths)
-        report.add(f"{name}: {len(lengths)} lengths up to {max(lengths)}", np.array_equal(got, want), count_different(got, want))
+        name_of_input = f"{name} of {painted.__name__}"
+        report.add(f"{name_of_input}: {len(lengths)} lengths up to {max(lengths)}", np.array_equal(got, want), count_different(got, want))
         if name in WRONG:
             what, f = WRONG[name]
             short = [n for n in lengths if n < 50000]
             different = int((run(f, short) != want[: len(short)]).sum())
-            report.add(f"control: {name}, {what}, differs", different > 0, f"at {different} of {len(short)} lengths")
+            report.add(f"control: {name_of_input}, {what}, differs", different > 0, f"at {different} of {len(short)} lengths")
 
 
 def check_rng(report, entries):

@@ -37,9 +37,16 @@ def penalised(logits, s, prompt, output):
     return l
 
 
+def greatest(x):
+    m = max_last(x)
+    if not np.isfinite(m):
+        raise ValueError(f"the greatest value is {m}, nothing can be chosen")
+    return m
+
+
 def weights(l, temperature):
     z = l / F32(temperature)
-    p = functions.exp(z - max_last(z))
+    p = functions.exp(z - greatest(z))
     return z, [int(v) for v in p.astype(np.float64) * 2.0**32]         # exact, then truncated
 
 
@@ -66,7 +73,7 @@ def candidates(z, w, s):
 def sample(logits, s, seed, position, index=0, prompt=(), output=()):
     l = penalised(logits, s, list(prompt), list(output))
     if s.temperature == 0:
-        return int(np.argmax(l))                                       # the first of equal values
+        return int(np.flatnonzero(l == greatest(l))[0])
     z, w = weights(l, s.temperature)
     left = sorted(candidates(z, w, s))
     t = rng.mulhi64(rng.draw(seed, position, index), sum(w[i] for i in left))

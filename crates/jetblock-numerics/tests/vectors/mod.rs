@@ -376,6 +376,18 @@ fn reductions() -> String {
             .collect::<Vec<_>>()
     };
     let (a16, b16) = (codes(&a), codes(&b));
+    // Uniform operands give sums that are often exact; these round at every step.
+    let wide = |seed| {
+        (0..33_000)
+            .map(|i| paint::wide(seed, i))
+            .collect::<Vec<_>>()
+    };
+    let (a_wide, b_wide) = (codes(&wide(12)), codes(&wide(13)));
+    let wide_lengths = &LENGTHS[..LENGTHS.len() - 1];
+    let wide_outputs: Vec<f32> = wide_lengths
+        .iter()
+        .map(|&n| reduce::dot_bf16(&a_wide[..n], &b_wide[..n]))
+        .collect();
     let last_of_cumsum = |n: usize| {
         let mut out = vec![0.0; n];
         reduce::cumsum(&a[..n], &mut out);
@@ -395,6 +407,10 @@ fn reductions() -> String {
         of("sum_of_squares", &|n| reduce::sum_of_squares(&a[..n])),
         of("max", &|n| reduce::max(&a[..n])),
         of("cumsum_last", &last_of_cumsum),
+        format!(
+            "{{\"function\": \"dot_bf16\", \"paint\": \"wide\", \"seeds\": [12, 13], \"lengths\": {wide_lengths:?}, \"output\": {}}}",
+            bits(&wide_outputs)
+        ),
     ])
 }
 
