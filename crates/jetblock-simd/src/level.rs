@@ -196,7 +196,7 @@ mod x86 {
     }
 
     /// Whether VDPBF16PS computes `fma(even, even, fma(odd, odd, acc))` here, on operands whose sums exercise
-    /// rounding in both steps, cancellation and infinities.
+    /// rounding in both steps, cancellation, infinities and products that alone are beyond the largest f32.
     fn bf16_known_answers() -> bool {
         struct Probe;
         impl Kernel for Probe {
@@ -210,6 +210,7 @@ mod x86 {
                     state ^= state << 17;
                     (state >> 16) as u32
                 };
+                const TWO_127: f32 = f32::from_bits(0x7F00_0000);
                 // Exponents 2^-8 .. 2^7 around the accumulator's, any sign and significand.
                 let operand = |r: u32| ((r & 0x80FF) | ((119 + (r >> 16) % 16) << 7)) & 0xFFFF;
                 for round in 0..256 {
@@ -225,6 +226,9 @@ mod x86 {
                         x[0] = 0x7F80_3F80;
                         acc[1] = f32::INFINITY;
                         (x[2], w[2], acc[2]) = (0x3F80_3F80, 0xBF80_3F80, 0.0);
+                        // 2^64 * 2^64 - 2^127: a fused step is finite, a rounded product is not.
+                        (x[3], w[3], acc[3]) = (0x5F80_0000, 0x5F80_0000, -TWO_127);
+                        (x[4], w[4], acc[4]) = (0x0000_5F80, 0x0000_5F80, -TWO_127);
                     }
                     let mut got = [0_f32; 16];
                     let dot =
