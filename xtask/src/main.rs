@@ -13,7 +13,7 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   test                 everything a change must pass; what CI runs (sets itself up)
-  check                formatting, lints, shape of the op folders
+  check                formatting, lints, documentation, shape of the op folders
   rust                 the Rust tests
   python               the second implementation against goldens and the demo model (makes .venv)
   verify [ARGS]        the invariance matrix on the bundled model
@@ -75,6 +75,12 @@ fn check(shell: &Shell) -> Result<(), String> {
         "-D",
         "warnings",
     ]))?;
+    step("documentation");
+    shell.run(
+        cargo()
+            .args(["doc", "--no-deps", "--workspace", "--quiet"])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )?;
     step("op folders");
     check_ops::run(shell)?;
     step("list of mutations");

@@ -11,7 +11,7 @@
 //!
 //! | name | shape | dtype |
 //! |------|-------|-------|
-//! | x, y | [n]   | f32   |
+//! | x, y | `[n]` | f32   |
 //!
 //! Rounding points: every operation of the sequences in NUMERICS.md section 5.
 

@@ -3,13 +3,13 @@
 //! `acc = bias[c]`, then `acc = fma(weight[c, k], x[t - (K-1) + k, c], acc)` for k ascending; `y[t, c] = silu(acc)`.
 //! Dao and Gu 2024, "Transformers are SSMs"; the `causal_conv1d` package. NUMERICS.md section 7, step 2.
 //!
-//! | name   | shape     | dtype |
-//! |--------|-----------|-------|
-//! | x      | [R, C]    | f32, columns of a wider matrix; rows of all sequences one after another |
-//! | weight | [K, C]    | f32, from [`transpose_weight`]; checkpoints store [C, 1, K] |
-//! | bias   | [C]       | f32, absent means +0 |
-//! | state  | [K - 1, C]| f32, one for each sequence: its last rows of x, oldest first; zeros before the first token |
-//! | y      | [R, C]    | f32   |
+//! | name   | shape        | dtype                                                                                      |
+//! |--------|--------------|--------------------------------------------------------------------------------------------|
+//! | x      | `[R, C]`     | f32, columns of a wider matrix; rows of all sequences one after another                    |
+//! | weight | `[K, C]`     | f32, from [`transpose_weight`]; checkpoints store [C, 1, K]                                |
+//! | bias   | `[C]`        | f32, absent means +0                                                                       |
+//! | state  | `[K - 1, C]` | f32, one for each sequence: its last rows of x, oldest first; zeros before the first token |
+//! | y      | `[R, C]`     | f32                                                                                        |
 //!
 //! Rounding points: each fma; those of silu.
 //!

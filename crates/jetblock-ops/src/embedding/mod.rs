@@ -30,8 +30,8 @@ pub enum Table<'a> {
     },
     /// The packed matrix of a tied output layer.
     ///
-    /// In the bf16 kind it holds operands: entries below 2^-50 in magnitude read as +0. A loader that shares the
-    /// matrix makes sure that the table has none.
+    /// In the bf16 kind it holds operands, so the row reads as `operand(table[id])`: entries below 2^-50 in magnitude,
+    /// and -0, read as +0. NUMERICS.md section 10 makes that the meaning of tied embeddings.
     Packed(&'a PackedMatrix),
 }
 

@@ -2,11 +2,11 @@
 //!
 //! Zhang and Sennrich 2019, "Root Mean Square Layer Normalization". NUMERICS.md section 4.
 //!
-//! | name   | shape  | dtype |
-//! |--------|--------|-------|
-//! | x      | [R, D] | f32   |
-//! | weight | [D]    | f32   |
-//! | y      | [R, D] | f32   |
+//! | name   | shape    | dtype |
+//! |--------|----------|-------|
+//! | x      | `[R, D]` | f32   |
+//! | weight | `[D]`    | f32   |
+//! | y      | `[R, D]` | f32   |
 //!
 //! Rounding points: the sum of squares in its stated order; `/ f32(D)`; `+ eps`; `sqrt`; `1 /`; `x * r`; `* weight`.
 

@@ -2,12 +2,12 @@
 //!
 //! Dao and Gu 2024, "Transformers are SSMs" (the gate comes first: `norm_before_gate = false`). NUMERICS.md section 4.
 //!
-//! | name   | shape      | dtype |
-//! |--------|------------|-------|
-//! | y      | [R, inner] | f32   |
-//! | z      | [R, inner] | f32, columns of a wider matrix |
-//! | weight | [inner]    | f32   |
-//! | out    | [R, inner] | f32   |
+//! | name   | shape        | dtype                          |
+//! |--------|--------------|--------------------------------|
+//! | y      | `[R, inner]` | f32                            |
+//! | z      | `[R, inner]` | f32, columns of a wider matrix |
+//! | weight | `[inner]`    | f32                            |
+//! | out    | `[R, inner]` | f32                            |
 //!
 //! Rounding points: those of silu; `y * silu(z)`; then those of [`crate::rms_norm`] with D = inner / groups.
 

@@ -6,9 +6,9 @@
 //!
 //! | name       | shape | dtype |
 //! |------------|-------|-------|
-//! | logits     | [V]   | f32   |
-//! | prompt_ids | [n]   | u32   |
-//! | output_ids | [m]   | u32   |
+//! | logits     | `[V]` | f32   |
+//! | prompt_ids | `[n]` | u32   |
+//! | output_ids | `[m]` | u32   |
 //!
 //! Rounding points: each step of the penalties; `+ bias`; `/ temperature`; `z - m`; those of exp. From there on
 //! weights are integers and sums exact.

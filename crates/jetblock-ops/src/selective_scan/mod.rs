@@ -4,16 +4,16 @@
 //! `v = dt * x[p]`: `S[p, n] = fma(dA, S[p, n], v * B[n])`; `y[p] = dot(S[p, :], C)` in blocks of 32 along n; then
 //! `y[p] = fma(D, x[p], y[p])`. Dao and Gu 2024, "Transformers are SSMs". NUMERICS.md section 7, steps 4 and 5.
 //!
-//! | name    | shape     | dtype |
-//! |---------|-----------|-------|
-//! | x       | [R, H, P] | f32, columns of a wider matrix; rows of all sequences one after another |
-//! | b, c    | [R, G, N] | f32, likewise; head h uses group `h / (H / G)` |
-//! | dt_raw  | [R, H]    | f32, likewise |
-//! | dt_bias | [H]       | f32   |
-//! | a       | [H]       | f32, [`decay_rates`] of A_log |
-//! | d       | [H]       | f32   |
-//! | state   | [H, N, P] | f32, one for each sequence; zeros before the first token |
-//! | y       | [R, H, P] | f32   |
+//! | name    | shape       | dtype                                                                   |
+//! |---------|-------------|-------------------------------------------------------------------------|
+//! | x       | `[R, H, P]` | f32, columns of a wider matrix; rows of all sequences one after another |
+//! | b, c    | `[R, G, N]` | f32, likewise; head h uses group `h / (H / G)`                          |
+//! | dt_raw  | `[R, H]`    | f32, likewise                                                           |
+//! | dt_bias | `[H]`       | f32                                                                     |
+//! | a       | `[H]`       | f32, [`decay_rates`] of A_log                                           |
+//! | d       | `[H]`       | f32                                                                     |
+//! | state   | `[H, N, P]` | f32, one for each sequence; zeros before the first token                |
+//! | y       | `[R, H, P]` | f32                                                                     |
 //!
 //! Rounding points: `dt_raw + dt_bias`; those of softplus; `dt * a`; those of exp; `dt * x`; `v * B`; the fma into S;
 //! each fma and block sum of the dot product; the last fma.

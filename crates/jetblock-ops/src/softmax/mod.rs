@@ -3,10 +3,10 @@
 //! `m = max(x)`; `p[i] = exp(x[i] - m)`; `l = sum(p)`. Softmax: `y[i] = p[i] / l`. Log softmax:
 //! `y[i] = (x[i] - m) - log(l)`. NUMERICS.md section 4.
 //!
-//! | name | shape  | dtype |
-//! |------|--------|-------|
-//! | x    | [R, V] | f32   |
-//! | y    | [R, V] | f32   |
+//! | name | shape    | dtype |
+//! |------|----------|-------|
+//! | x    | `[R, V]` | f32   |
+//! | y    | `[R, V]` | f32   |
 //!
 //! Rounding points: `x - m`; those of exp; the sum in its stated order; the division, or those of log and the
 //! difference. A row with a NaN or `+inf`, or without a finite element, is NaN.

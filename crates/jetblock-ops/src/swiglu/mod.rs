@@ -4,7 +4,7 @@
 //!
 //! | name        | shape | dtype |
 //! |-------------|-------|-------|
-//! | gate, up, y | [n]   | f32   |
+//! | gate, up, y | `[n]` | f32   |
 //!
 //! Rounding points: those of silu (section 5.4); the product.
 
