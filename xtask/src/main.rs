@@ -1,6 +1,7 @@
 //! Every developer command: `cargo xtask <command>`. Uses the standard library only, so it builds in seconds.
 
 mod check_ops;
+mod fuzz;
 mod mutants;
 mod python;
 mod shell;
@@ -20,6 +21,7 @@ usage: cargo xtask <command>
   exhaustive [F..]     elementary functions on all 2^32 inputs (minutes per function)
   golden [--write]     compare the golden vectors, or write them for a new NUMERICS_VERSION
   mutants [FILTER]     break the kernels one by one and report how many breaks the tests catch
+  fuzz TARGET [ARGS]   a target of fuzz/ with libFuzzer's arguments, such as -max_total_time=300
   bench [NAME] [ARGS]  a benchmark of benches/ (gemm, ops, attention, model)
 ";
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         "exhaustive" => exhaustive(&shell, rest),
         "golden" => golden(&shell, rest),
         "mutants" => mutants::run(&shell, rest.first().map(String::as_str)),
+        "fuzz" => fuzz::run(&shell, rest),
         "bench" => bench(&shell, rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
