@@ -8,6 +8,8 @@ use std::time::Duration;
 use clap::Parser;
 use jetblock_benches::{Clock, Spread, limits, median, rate};
 use jetblock_numerics::{paint, round};
+use jetblock_ops::OpError;
+use jetblock_ops::linear::quantized::{self, Codes, QuantizedRow, QuantizedRows, ScaleType};
 use jetblock_ops::linear::{
     Epilogue, Linear, OperandKind, PackedMatrix, Prepared, WeightRows, linear,
 };
@@ -40,7 +42,8 @@ struct Args {
     /// M.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 24, 64, 512])]
     rows: Vec<usize>,
-    /// Only these formats: bf16, f32, f32-bf16 (f32 kind, bf16 weights), f32-f16.
+    /// Only these formats: bf16, f32, f32-bf16 (f32 kind, bf16 weights), f32-f16, nvfp4, fp8, q4_0, q8_0 (bf16 kind, or
+    /// f32 kind with `f32-` in front).
     #[arg(long, value_delimiter = ',', default_values_t = ["bf16", "f32", "f32-bf16"].map(String::from))]
     formats: Vec<String>,
     /// Weights of one shape together, in MiB: the default is well beyond the last cache, 0 means one matrix.
@@ -54,37 +57,105 @@ struct Args {
 struct Format {
     name: String,
     kind: OperandKind,
-    dtype: DType,
+    stored: Stored,
+}
+
+enum Stored {
+    Plain(DType),
+    Quantized(quantized::Format),
 }
 
 impl Format {
     fn new(name: &str) -> anyhow::Result<Format> {
-        let (kind, dtype) = match name {
-            "bf16" => (OperandKind::Bf16, DType::BF16),
-            "f32" => (OperandKind::F32, DType::F32),
-            "f32-bf16" => (OperandKind::F32, DType::BF16),
-            "f32-f16" => (OperandKind::F32, DType::F16),
+        let (kind, plain) = match name.strip_prefix("f32-") {
+            Some(rest) => (OperandKind::F32, rest),
+            None if name == "f32" => (OperandKind::F32, name),
+            None => (OperandKind::Bf16, name),
+        };
+        let (f16, i8) = (ScaleType::F16, Codes::I8);
+        let stored = match plain {
+            "bf16" => Stored::Plain(DType::BF16),
+            "f32" => Stored::Plain(DType::F32),
+            "f16" => Stored::Plain(DType::F16),
+            "nvfp4" => Stored::Quantized(quantized::Format::NVFP4),
+            "fp8" => Stored::Quantized(quantized::Format::FP8),
+            "q4_0" => Stored::Quantized(quantized::Format::new(Codes::U4Less8, 32, f16)),
+            "q8_0" => Stored::Quantized(quantized::Format::new(i8, 32, f16)),
             _ => anyhow::bail!("unknown format {name:?}"),
         };
         Ok(Format {
             name: name.into(),
             kind,
-            dtype,
+            stored,
         })
     }
 
-    /// Bytes of a weight `[n, k]` with values in (-2, 2).
-    fn weight(&self, n: usize, k: usize) -> Vec<u8> {
-        let values = (0..n * k).map(|i| paint::uniform(1, i as u32));
-        match self.dtype {
-            DType::F32 => values.flat_map(f32::to_le_bytes).collect(),
-            DType::BF16 => values
-                .flat_map(|v| round::f32_to_bf16(v).to_le_bytes())
-                .collect(),
-            DType::F16 => values
-                .flat_map(|v| round::f32_to_f16(v).to_le_bytes())
-                .collect(),
+    /// As many copies of a weight `[n, k]` as take `mib` together.
+    fn weights(&self, n: usize, k: usize, mib: usize) -> Result<Vec<PackedMatrix>, OpError> {
+        let dtype = match self.stored {
+            Stored::Plain(dtype) => dtype,
+            Stored::Quantized(format) => {
+                let first = pack_painted(self.kind, format, n, k)?;
+                let copies = (mib << 20).div_ceil(first.bytes()).max(1);
+                let others = (1..copies).map(|_| pack_painted(self.kind, format, n, k));
+                return std::iter::once(Ok(first)).chain(others).collect();
+            }
+        };
+        let bytes = plain_weight(dtype, n, k);
+        let part = WeightRows {
+            dtype,
+            rows: n,
+            bytes: &bytes,
+        };
+        let copies = (mib << 20).div_ceil(bytes.len()).max(1);
+        (0..copies)
+            .map(|_| PackedMatrix::pack(self.kind, &[part], k, &mut |_, _| ()))
+            .collect()
+    }
+}
+
+/// Any codes, with block scales near 1.
+fn pack_painted(
+    kind: OperandKind,
+    format: quantized::Format,
+    n: usize,
+    k: usize,
+) -> Result<PackedMatrix, OpError> {
+    let scale: &[u8] = match format.blocks.map(|b| b.scale) {
+        Some(ScaleType::E4m3) => &[0x38],
+        Some(ScaleType::F16) => &[0x00, 0x3C],
+        _ => &[],
+    };
+    let read = |row: usize, out: QuantizedRow<'_>| {
+        for (i, code) in out.codes.iter_mut().enumerate() {
+            // Without bit 0 of the exponent: no NaN of E4M3.
+            *code = paint::hash(1, (row * k + i) as u32) as u8 & 0xF7;
         }
+        if !scale.is_empty() {
+            out.scales
+                .chunks_exact_mut(scale.len())
+                .for_each(|s| s.copy_from_slice(scale));
+        }
+    };
+    let part = QuantizedRows {
+        rows: n,
+        factor: 1.0,
+        read: &read,
+    };
+    PackedMatrix::pack_quantized(kind, format, &[part], k, &mut |_, _| ())
+}
+
+/// Bytes of a weight `[n, k]` with values in (-2, 2).
+fn plain_weight(dtype: DType, n: usize, k: usize) -> Vec<u8> {
+    let values = (0..n * k).map(|i| paint::uniform(1, i as u32));
+    match dtype {
+        DType::F32 => values.flat_map(f32::to_le_bytes).collect(),
+        DType::BF16 => values
+            .flat_map(|v| round::f32_to_bf16(v).to_le_bytes())
+            .collect(),
+        DType::F16 => values
+            .flat_map(|v| round::f32_to_f16(v).to_le_bytes())
+            .collect(),
     }
 }
 
@@ -116,16 +187,7 @@ fn main() -> anyhow::Result<()> {
     for name in &args.formats {
         let format = Format::new(name)?;
         for &size in &args.sizes {
-            let bytes = format.weight(size, size);
-            let part = WeightRows {
-                dtype: format.dtype,
-                rows: size,
-                bytes: &bytes,
-            };
-            let copies = (args.weights << 20).div_ceil(bytes.len()).max(1);
-            let weights = (0..copies)
-                .map(|_| PackedMatrix::pack(format.kind, &[part], size, &mut |_, _| ()))
-                .collect::<Result<Vec<_>, _>>()?;
+            let weights = format.weights(size, size, args.weights)?;
             for &m in &args.rows {
                 let figure = measure(&cpu, &args, &format, &weights, m, &memory)?;
                 print(&args, &format.name, size, m, &figure);

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from . import arith, functions, paint, quant, reduce, rng, sampling
+from . import arith, functions, ops, paint, quant, reduce, rng, sampling
 from .arith import F32, U32, bits, from_bits
 
 NUMERICS = "crates/jetblock-numerics/golden/v1"
@@ -148,6 +148,10 @@ def check_round(report, entries):
             report.add("control: f32_to_bf16 by cutting differs", not np.array_equal(cut, want))
 
 
+def f32_of_code(code):
+    return code.astype(F32)
+
+
 BLOCK_PAINTS = {
     "uniform(20, i) * uniform(21, n)": lambda n, i: paint.uniform(20, i) * paint.uniform(21, n),
     "uniform(22, i) * wide(23, n)": lambda n, i: paint.uniform(22, i) * paint.wide(23, n),
@@ -185,6 +189,47 @@ def check_nvfp4(report, entries):
             report.add(f"{name}: {len(want)} values", np.array_equal(got, want), count_different(got, want))
 
 
+CODES = {
+    "E2m1": (15, lambda c: quant.e2m1_value(c)),
+    "E4m3": (255, lambda c: quant.e4m3_value(np.where(c & 0x7F == 0x7F, np.uint8(8), c))),
+    "U4": (15, f32_of_code),
+    "U4Less8": (15, lambda c: f32_of_code(c) - F32(8)),
+    "I8": (255, lambda c: c.view(np.int8).astype(F32)),
+}
+
+
+def _scales(kind, seed, shape):
+    i = np.arange(np.prod(shape), dtype=U32).reshape(shape)
+    if kind == "E4m3":
+        code = (paint.hash32(seed, i) & U32(255)).astype(np.uint8)
+        return quant.e4m3_value(np.where(code & 0x7F == 0x7F, np.uint8(0), code))
+    x = paint.uniform(seed, i)
+    return arith.f16_to_f32(arith.f32_to_f16(x)) if kind == "F16" else x
+
+
+def quantized_linear_digest(e, folded=False):
+    m, n, k, p = e["m"], e["n"], e["k"], e["paint"]
+    mask, value = CODES[e["codes"]]
+    codes = value((paint.hash32(p, np.arange(n * k, dtype=U32).reshape(n, k)) & U32(mask)).astype(np.uint8))
+    shape = (n, k // e["block"]) if e["block"] else None
+    scales = _scales(e["scale"], p + 1, shape) if e["scale"] else None
+    offsets = _scales(e["offset"], p + 2, shape) if e["offset"] else None
+    factors = paint.uniform(p + 5, np.arange(n, dtype=U32))
+    x = (paint.uniform(p + 7, np.arange(m * k, dtype=U32)) * F32(2.0 ** e["x_scale"])).reshape(m, k)
+    y = ops.QuantizedLinear(codes, e["kind"], factors, scales, offsets, folded=folded)(x)
+    return f"{paint.golden_digest(y.ravel()):016x}"
+
+
+def check_quantized_linear(report, entries):
+    told = 0
+    for e in entries:
+        form = "no scales" if not e["block"] else f"{e['scale']} scales of {e['block']}" + (f", {e['offset']} offsets" if e["offset"] else "")
+        name = f"{e['codes']}, {form}, {e['kind']} kind, [{e['m']}, {e['k']}] x [{e['n']}, {e['k']}]"
+        report.add(name, quantized_linear_digest(e) == e["digest"], "digest")
+        told += bool(e["scale"] and not e["offset"] and quantized_linear_digest(e, folded=True) != e["digest"])
+    report.add("control: scales multiplied into weights differ", told > 3, f"in {told} formats")
+
+
 def _settings(params):
     values = {}
     for name, value in params.items():
@@ -216,6 +261,7 @@ CHECKS = {
     f"{NUMERICS}/reduce.json": check_reduce,
     f"{NUMERICS}/rng.json": check_rng,
     f"{NUMERICS}/round.json": check_round,
+    f"{OPS}/quantized_linear.json": check_quantized_linear,
     f"{OPS}/sampling.json": check_sampling,
 }
 

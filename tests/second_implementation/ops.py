@@ -29,6 +29,51 @@ class Linear:
         return canonical(y if self.bias is None else y + self.bias)
 
 
+class QuantizedLinear:
+    """Section 3.1: `codes` [N, K] are values; `scales` and `offsets` [N, K / block] or None; `factors` [N].
+
+    `folded` multiplies scales into weights, which is the wrong order, for a control.
+    """
+
+    def __init__(self, codes, kind, factors, scales=None, offsets=None, bias=None, folded=False):
+        self.kind, self.factors, self.bias = kind, factors, bias
+        self.codes, self.scales, self.offsets = codes, scales, offsets
+        if folded:
+            self.codes, self.scales = codes * np.repeat(scales, codes.shape[1] // scales.shape[1], axis=1), None
+
+    def _chain(self, x, q):
+        """x [M, 1, n] and q [N, n] from +0, n at most 256."""
+        return reduce.dot(x[:, None, :], q[None], self.kind)
+
+    def _total(self, x):
+        k = x.shape[1]
+        tot = np.zeros((len(x), len(self.codes)), F32)
+        for start in range(0, k, 256):
+            end = min(start + 256, k)
+            if self.scales is None:
+                tot = tot + self._chain(x[:, start:end], self.codes[:, start:end])
+                continue
+            block = k // self.scales.shape[1]
+            acc = np.zeros_like(tot)
+            for at in range(start, end, block):
+                run = slice(at, at + block)
+                acc = fma(self.scales[:, at // block], self._chain(x[:, run], self.codes[:, run]), acc)
+                if self.offsets is not None:
+                    acc = fma(self.offsets[:, at // block], self._chain(x[:, run], np.ones((1, block), F32)), acc)
+            tot = tot + acc
+        return tot
+
+    def __call__(self, x):
+        y = self._total(operand(x) if self.kind == "bf16" else f32(x)) * self.factors
+        return canonical(y if self.bias is None else y + self.bias)
+
+    def rows(self, ids):
+        """The table's rows, for tied embeddings."""
+        block = self.codes.shape[1] // self.scales.shape[1] if self.scales is not None else 1
+        wide = lambda v, absent: F32(absent) if v is None else np.repeat(v[ids], block, axis=1)
+        return canonical(fma(wide(self.scales, 1), self.codes[ids], wide(self.offsets, 0)) * self.factors[ids][:, None])
+
+
 def causal_conv1d(rows, weight, bias, kernel):
     """`rows` starts with the kernel - 1 rows before the first output row. Then silu."""
     count = len(rows) - (kernel - 1)

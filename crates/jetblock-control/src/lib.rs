@@ -48,6 +48,14 @@ impl Kernels for Control {
     }
 
     fn grouped_linear(&self, cpu: &Cpu, jobs: Vec<LinearJob<'_>>) -> Result<(), OpError> {
+        if let Some(format) = jobs.iter().find_map(|job| job.weight.format()) {
+            return Err(OpError::Value {
+                op: "linear",
+                arg: "weight of the control",
+                expected: "not quantized".into(),
+                got: format!("{format:?}"),
+            });
+        }
         linear::grouped(cpu, jobs);
         Ok(())
     }

@@ -146,6 +146,7 @@ pub(crate) struct Avx2(pub(crate) ());
 impl Simd for Avx2 {
     type F = F32x8;
     type Pairs = __m256i;
+    type Table = [__m256i; 2];
     const LANES: usize = 8;
     const LEVEL: Level = Level::Avx2;
 
@@ -196,6 +197,12 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_si256(src.as_ptr().cast()) }
     }
     #[inline(always)]
+    fn store_pairs(self, pairs: __m256i, dst: &mut [u32]) {
+        assert!(dst.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and stores need no alignment; features as in `intrinsic!`.
+        unsafe { _mm256_storeu_si256(dst.as_mut_ptr().cast(), pairs) }
+    }
+    #[inline(always)]
     fn splat_pair(self, pair: u32) -> Self::Pairs {
         intrinsic!(_mm256_set1_epi32(pair.cast_signed()))
     }
@@ -213,5 +220,49 @@ impl Simd for Avx2 {
             let odd = _mm256_fmadd_ps(_mm256_castsi256_ps(xh), _mm256_castsi256_ps(wh), acc.0);
             _mm256_fmadd_ps(_mm256_castsi256_ps(xl), _mm256_castsi256_ps(wl), odd)
         }))
+    }
+    #[inline(always)]
+    fn load_u8(self, src: &[u8]) -> __m256i {
+        assert!(src.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
+        let bytes = unsafe { _mm_loadl_epi64(src.as_ptr().cast()) };
+        intrinsic!(_mm256_cvtepu8_epi32(bytes))
+    }
+    #[inline(always)]
+    fn pairs_to_int(self, pairs: __m256i) -> __m256i {
+        pairs
+    }
+    #[inline(always)]
+    fn pairs_from_int(self, words: __m256i) -> __m256i {
+        words
+    }
+    /// Low bytes, high bytes.
+    #[inline(always)]
+    fn table(self, values: &[u16; 16]) -> [__m256i; 2] {
+        let mut bytes = [[0_u8; 16]; 2];
+        for i in 0..16 {
+            [bytes[0][i], bytes[1][i]] = values[i].to_le_bytes();
+        }
+        let mut table = [intrinsic!(_mm256_setzero_si256()); 2];
+        for i in 0..2 {
+            // SAFETY: an array of 16 bytes; loads need no alignment; features as in `intrinsic!`.
+            let half = unsafe { _mm_loadu_si128(bytes[i].as_ptr().cast()) };
+            table[i] = intrinsic!(_mm256_broadcastsi128_si256(half));
+        }
+        table
+    }
+    #[inline(always)]
+    fn look_up(self, codes: __m256i, table: [__m256i; 2]) -> __m256i {
+        intrinsic!({
+            // A byte index with its top bit set reads zero, so each table fills its half of a value and leaves the other.
+            let index = _mm256_and_si256(codes, _mm256_set1_epi16(0x000F));
+            let for_low = _mm256_or_si256(index, _mm256_set1_epi16(0x8000_u16.cast_signed()));
+            let for_high =
+                _mm256_or_si256(_mm256_slli_epi16::<8>(index), _mm256_set1_epi16(0x0080));
+            _mm256_or_si256(
+                _mm256_shuffle_epi8(table[0], for_low),
+                _mm256_shuffle_epi8(table[1], for_high),
+            )
+        })
     }
 }

@@ -143,6 +143,7 @@ pub(crate) struct Avx512(pub(crate) ());
 impl Simd for Avx512 {
     type F = F32x16;
     type Pairs = __m512i;
+    type Table = __m512i;
     const LANES: usize = 16;
     const LEVEL: Level = Level::Avx512;
 
@@ -187,6 +188,12 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(src.as_ptr().cast()) }
     }
     #[inline(always)]
+    fn store_pairs(self, pairs: __m512i, dst: &mut [u32]) {
+        assert!(dst.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and stores need no alignment; features as in `intrinsic!`.
+        unsafe { _mm512_storeu_si512(dst.as_mut_ptr().cast(), pairs) }
+    }
+    #[inline(always)]
     fn splat_pair(self, pair: u32) -> Self::Pairs {
         intrinsic!(_mm512_set1_epi32(pair.cast_signed()))
     }
@@ -205,6 +212,54 @@ impl Simd for Avx512 {
             _mm512_fmadd_ps(_mm512_castsi512_ps(xl), _mm512_castsi512_ps(wl), odd)
         }))
     }
+    #[inline(always)]
+    fn load_u8(self, src: &[u8]) -> __m512i {
+        assert!(src.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
+        let bytes = unsafe { _mm_loadu_si128(src.as_ptr().cast()) };
+        intrinsic!(_mm512_cvtepu8_epi32(bytes))
+    }
+    #[inline(always)]
+    fn pairs_to_int(self, pairs: __m512i) -> __m512i {
+        pairs
+    }
+    #[inline(always)]
+    fn pairs_from_int(self, words: __m512i) -> __m512i {
+        words
+    }
+    /// The 16 values twice: the permutation reads five bits of an index, of which the fifth must not matter.
+    #[inline(always)]
+    fn table(self, values: &[u16; 16]) -> __m512i {
+        // SAFETY: an array of 16 values of two bytes; loads need no alignment; features as in `intrinsic!`.
+        let half = unsafe { _mm256_loadu_si256(values.as_ptr().cast()) };
+        intrinsic!(_mm512_broadcast_i64x4(half))
+    }
+    #[inline(always)]
+    fn look_up(self, codes: __m512i, table: __m512i) -> __m512i {
+        intrinsic!(_mm512_permutexvar_epi16(codes, table))
+    }
+    #[inline(always)]
+    fn e4m3_to_pairs(self, codes: __m512i) -> __m512i {
+        intrinsic!({
+            // Sign, exponent and fraction to their places, the exponent rebiased by 120; subnormals from a table.
+            let wide = _mm512_srai_epi16::<4>(_mm512_slli_epi16::<8>(codes));
+            let sign = _mm512_and_si512(wide, _mm512_set1_epi16(0x8000_u16.cast_signed()));
+            let magnitude = _mm512_add_epi16(
+                _mm512_and_si512(wide, _mm512_set1_epi16(0x07F0)),
+                _mm512_set1_epi16(120 << 7),
+            );
+            let subnormal = _mm512_testn_epi16_mask(codes, _mm512_set1_epi16(0x78));
+            let magnitude = _mm512_mask_permutexvar_epi16(
+                magnitude,
+                subnormal,
+                codes,
+                _mm512_broadcast_i32x4(_mm_setr_epi16(
+                    0, 0x3B00, 0x3B80, 0x3BC0, 0x3C00, 0x3C20, 0x3C40, 0x3C60,
+                )),
+            );
+            _mm512_or_si512(magnitude, sign)
+        })
+    }
 }
 
 /// The AVX-512 token with VDPBF16PS.
@@ -214,6 +269,7 @@ pub(crate) struct Avx512Bf16(pub(crate) ());
 impl Simd for Avx512Bf16 {
     type F = F32x16;
     type Pairs = __m512i;
+    type Table = __m512i;
     const LANES: usize = 16;
     const LEVEL: Level = Level::Avx512Bf16;
 
@@ -243,6 +299,10 @@ impl Simd for Avx512Bf16 {
         Avx512(()).load_pairs(src)
     }
     #[inline(always)]
+    fn store_pairs(self, pairs: __m512i, dst: &mut [u32]) {
+        Avx512(()).store_pairs(pairs, dst);
+    }
+    #[inline(always)]
     fn splat_pair(self, pair: u32) -> Self::Pairs {
         Avx512(()).splat_pair(pair)
     }
@@ -261,5 +321,29 @@ impl Simd for Avx512Bf16 {
         };
         // SAFETY: this token is made only on a processor with AVX512_BF16 that passed the known-answer test.
         F32x16(unsafe { _mm512_dpbf16_ps(acc.0, x, w) })
+    }
+    #[inline(always)]
+    fn load_u8(self, src: &[u8]) -> __m512i {
+        Avx512(()).load_u8(src)
+    }
+    #[inline(always)]
+    fn pairs_to_int(self, pairs: __m512i) -> __m512i {
+        pairs
+    }
+    #[inline(always)]
+    fn pairs_from_int(self, words: __m512i) -> __m512i {
+        words
+    }
+    #[inline(always)]
+    fn table(self, values: &[u16; 16]) -> __m512i {
+        Avx512(()).table(values)
+    }
+    #[inline(always)]
+    fn look_up(self, codes: __m512i, table: __m512i) -> __m512i {
+        Avx512(()).look_up(codes, table)
+    }
+    #[inline(always)]
+    fn e4m3_to_pairs(self, codes: __m512i) -> __m512i {
+        Avx512(()).e4m3_to_pairs(codes)
     }
 }

@@ -151,6 +151,7 @@ pub(crate) struct Neon(pub(crate) ());
 impl Simd for Neon {
     type F = F32x4;
     type Pairs = uint32x4_t;
+    type Table = [uint8x16_t; 2];
     const LANES: usize = 4;
     const LEVEL: Level = Level::Neon;
 
@@ -193,6 +194,12 @@ impl Simd for Neon {
         unsafe { vld1q_u32(src.as_ptr()) }
     }
     #[inline(always)]
+    fn store_pairs(self, pairs: uint32x4_t, dst: &mut [u32]) {
+        assert!(dst.len() >= Self::LANES);
+        // SAFETY: the slice has LANES elements (asserted).
+        unsafe { vst1q_u32(dst.as_mut_ptr(), pairs) }
+    }
+    #[inline(always)]
     fn splat_pair(self, pair: u32) -> uint32x4_t {
         intrinsic!(vdupq_n_u32(pair))
     }
@@ -210,5 +217,41 @@ impl Simd for Neon {
             );
             vfmaq_f32(vfmaq_f32(acc.0, xh, wh), xl, wl)
         }))
+    }
+    #[inline(always)]
+    fn load_u8(self, src: &[u8]) -> int32x4_t {
+        let wide = [src[0], src[1], src[2], src[3]].map(i32::from);
+        // SAFETY: an array of LANES elements.
+        unsafe { vld1q_s32(wide.as_ptr()) }
+    }
+    #[inline(always)]
+    fn pairs_to_int(self, pairs: uint32x4_t) -> int32x4_t {
+        intrinsic!(vreinterpretq_s32_u32(pairs))
+    }
+    #[inline(always)]
+    fn pairs_from_int(self, words: int32x4_t) -> uint32x4_t {
+        intrinsic!(vreinterpretq_u32_s32(words))
+    }
+    /// Low bytes, high bytes.
+    #[inline(always)]
+    fn table(self, values: &[u16; 16]) -> [uint8x16_t; 2] {
+        let mut bytes = [[0_u8; 16]; 2];
+        for i in 0..16 {
+            [bytes[0][i], bytes[1][i]] = values[i].to_le_bytes();
+        }
+        // SAFETY: arrays of 16 bytes.
+        unsafe { [vld1q_u8(bytes[0].as_ptr()), vld1q_u8(bytes[1].as_ptr())] }
+    }
+    #[inline(always)]
+    fn look_up(self, codes: uint32x4_t, table: [uint8x16_t; 2]) -> uint32x4_t {
+        intrinsic!({
+            // An index beyond the table reads zero, so each table fills its half of a value and leaves the other.
+            let index = vandq_u16(vreinterpretq_u16_u32(codes), vdupq_n_u16(0x000F));
+            let for_low = vorrq_u16(index, vdupq_n_u16(0x8000));
+            let for_high = vorrq_u16(vshlq_n_u16::<8>(index), vdupq_n_u16(0x0080));
+            let low = vqtbl1q_u8(table[0], vreinterpretq_u8_u16(for_low));
+            let high = vqtbl1q_u8(table[1], vreinterpretq_u8_u16(for_high));
+            vreinterpretq_u32_u8(vorrq_u8(low, high))
+        })
     }
 }

@@ -11,6 +11,7 @@ pub(crate) struct Scalar;
 impl Simd for Scalar {
     type F = f32;
     type Pairs = u32;
+    type Table = [u16; 16];
     const LANES: usize = 1;
     const LEVEL: Level = Level::Scalar;
 
@@ -39,6 +40,10 @@ impl Simd for Scalar {
         src[0]
     }
     #[inline(always)]
+    fn store_pairs(self, pairs: u32, dst: &mut [u32]) {
+        dst[0] = pairs;
+    }
+    #[inline(always)]
     fn splat_pair(self, pair: u32) -> u32 {
         pair
     }
@@ -47,5 +52,26 @@ impl Simd for Scalar {
         let high = |p: u32| f32::from_bits(p & 0xFFFF_0000);
         let low = |p: u32| f32::from_bits(p << 16);
         fma(low(x), low(w), fma(high(x), high(w), acc))
+    }
+    #[inline(always)]
+    fn load_u8(self, src: &[u8]) -> i32 {
+        i32::from(src[0])
+    }
+    #[inline(always)]
+    fn pairs_to_int(self, pairs: u32) -> i32 {
+        pairs.cast_signed()
+    }
+    #[inline(always)]
+    fn pairs_from_int(self, words: i32) -> u32 {
+        words.cast_unsigned()
+    }
+    #[inline(always)]
+    fn table(self, values: &[u16; 16]) -> [u16; 16] {
+        *values
+    }
+    #[inline(always)]
+    fn look_up(self, codes: u32, table: [u16; 16]) -> u32 {
+        let value = |code: u32| u32::from(table[(code & 15) as usize]);
+        value(codes) | value(codes >> 16) << 16
     }
 }

@@ -1,5 +1,6 @@
 //! The vector interface that kernels are generic over.
 
+use jetblock_numerics::e4m3;
 use jetblock_numerics::lanes::Lanes;
 
 use crate::Level;
@@ -30,12 +31,60 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn store_u16(self, v: <Self::F as Lanes>::Int, dst: &mut [u16]);
     /// Loads `LANES` pairs.
     fn load_pairs(self, src: &[u32]) -> Self::Pairs;
+    /// Stores `LANES` pairs.
+    fn store_pairs(self, pairs: Self::Pairs, dst: &mut [u32]);
     /// The same pair in every lane.
     fn splat_pair(self, pair: u32) -> Self::Pairs;
     /// `fma(x.even, w.even, fma(x.odd, w.odd, acc))`: two steps of the bf16 kind's chain.
     ///
     /// Operands must be flushed (NUMERICS.md section 2): then no step is subnormal and hardware that flushes agrees.
     fn dot_pairs(self, x: Self::Pairs, w: Self::Pairs, acc: Self::F) -> Self::F;
+    /// Loads `LANES` bytes, each widened to an integer of its lane.
+    fn load_u8(self, src: &[u8]) -> <Self::F as Lanes>::Int;
+    /// The words of the pairs as integers.
+    fn pairs_to_int(self, pairs: Self::Pairs) -> <Self::F as Lanes>::Int;
+    /// The pairs with these words.
+    fn pairs_from_int(self, words: <Self::F as Lanes>::Int) -> Self::Pairs;
+    /// A table for [`Simd::look_up`].
+    type Table: Copy;
+    /// Makes a table of 16 bf16 operands.
+    fn table(self, values: &[u16; 16]) -> Self::Table;
+    /// In both halves of each word: the table's value at the index in the half's low four bits. Bits above are ignored.
+    fn look_up(self, codes: Self::Pairs, table: Self::Table) -> Self::Pairs;
+    /// In both halves of each word: the bf16 value of the E4M3 code in the half's low byte. Bits above are ignored. The
+    /// codes must not be NaN (7F, FF).
+    #[inline(always)]
+    fn e4m3_to_pairs(self, codes: Self::Pairs) -> Self::Pairs {
+        let words = self.pairs_to_int(codes);
+        let even: Self::F = e4m3::widen(words);
+        let odd: Self::F = e4m3::widen(Self::F::int_ushr::<16>(words));
+        self.pairs_from_exact(even, odd)
+    }
+    /// In both halves of each word: the bf16 value of the signed integer in the half's low byte. Bits above are ignored.
+    #[inline(always)]
+    fn i8_to_pairs(self, codes: Self::Pairs) -> Self::Pairs {
+        let words = self.pairs_to_int(codes);
+        let even = Self::F::int_shr::<24>(Self::F::int_shl::<24>(words));
+        let odd = Self::F::int_shr::<24>(Self::F::int_shl::<8>(words));
+        self.pairs_from_exact(Self::F::from_int(even), Self::F::from_int(odd))
+    }
+    /// Pairs of values that bf16 holds exactly.
+    #[inline(always)]
+    fn pairs_from_exact(self, even: Self::F, odd: Self::F) -> Self::Pairs {
+        let low = Self::F::int_ushr::<16>(even.to_bits());
+        self.pairs_from_int(Self::F::int_or(low, odd.to_bits()))
+    }
+    /// The even elements of the pairs, widened.
+    #[inline(always)]
+    fn even(self, pairs: Self::Pairs) -> Self::F {
+        Self::F::from_bits(Self::F::int_shl::<16>(self.pairs_to_int(pairs)))
+    }
+    /// The odd elements of the pairs, widened.
+    #[inline(always)]
+    fn odd(self, pairs: Self::Pairs) -> Self::F {
+        let high = Self::F::splat_int(0xFFFF_0000_u32.cast_signed());
+        Self::F::from_bits(Self::F::int_and(self.pairs_to_int(pairs), high))
+    }
     /// Asks for the cache line of `at` in the second-level cache. A hint: it reads nothing.
     fn prefetch<T>(self, _at: &T) {}
 }

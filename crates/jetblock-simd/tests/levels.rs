@@ -1,6 +1,6 @@
 //! Every level computes the scalar level's bits, operation by operation.
 
-use jetblock_numerics::Lanes;
+use jetblock_numerics::{Lanes, e4m3};
 use jetblock_simd::{Cpu, Kernel, Level, Simd};
 
 /// Bit patterns with every class of value: zeros, subnormals, normals near rounding ties, infinities, NaN.
@@ -154,6 +154,86 @@ fn every_level_computes_the_scalar_bits() {
                 i % 4096
             );
         }
+    }
+}
+
+/// Codes to operands, in the order of the words.
+struct Codes<'a> {
+    words: &'a [u32],
+    bytes: &'a [u8],
+    table: &'a [u16; 16],
+}
+
+impl Kernel for Codes<'_> {
+    /// Looked up, E4M3, signed bytes, even, odd; then the bytes as integers.
+    type Output = [Vec<u32>; 6];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Self::Output {
+        let mut out: Self::Output = Default::default();
+        let (table, mut words, mut lane) = (
+            simd.table(self.table),
+            vec![0; S::LANES],
+            vec![0.0; S::LANES],
+        );
+        for at in (0..self.words.len()).step_by(S::LANES) {
+            let codes = simd.load_pairs(&self.words[at..]);
+            for (i, pairs) in [
+                simd.look_up(codes, table),
+                simd.e4m3_to_pairs(codes),
+                simd.i8_to_pairs(codes),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                simd.store_pairs(pairs, &mut words);
+                out[i].extend_from_slice(&words);
+            }
+            for (i, v) in [simd.even(codes), simd.odd(codes)].into_iter().enumerate() {
+                simd.store(v, &mut lane);
+                out[3 + i].extend(lane.iter().map(|v| v.to_bits()));
+            }
+            let bytes = simd.pairs_from_int(simd.load_u8(&self.bytes[at..]));
+            simd.store_pairs(bytes, &mut words);
+            out[5].extend_from_slice(&words);
+        }
+        out
+    }
+}
+
+#[test]
+fn every_level_decodes_every_code() {
+    // Each pair of bytes in the low bytes of the halves, with noise above them.
+    let words: Vec<u32> = (0..1_u32 << 16)
+        .filter(|code| code & 0x7F != 0x7F && code >> 8 & 0x7F != 0x7F)
+        .map(|code| code & 0xFF | code >> 8 << 16 | code.wrapping_mul(0x9E37_79B9) & 0xFF00_FF00)
+        .collect();
+    let words = &words[..words.len() / 16 * 16];
+    let bytes: Vec<u8> = words.iter().map(|w| *w as u8).collect();
+    let table = std::array::from_fn(|i| (i as u16).wrapping_mul(0x1235) ^ 0x3F80);
+    let run = |level: Level| {
+        level.run(Codes {
+            words,
+            bytes: &bytes,
+            table: &table,
+        })
+    };
+    let pair = |even: f32, odd: f32| even.to_bits() >> 16 | odd.to_bits() & 0xFFFF_0000;
+    let code = |word: u32| [word as u8, (word >> 16) as u8];
+    let of = |f: &dyn Fn([u8; 2]) -> u32| words.iter().map(|w| f(code(*w))).collect::<Vec<_>>();
+    let want = [
+        of(&|[a, b]| {
+            let at = |c: u8| u32::from(table[usize::from(c & 15)]);
+            at(a) | at(b) << 16
+        }),
+        of(&|[a, b]| pair(e4m3::decode(a), e4m3::decode(b))),
+        of(&|[a, b]| pair(f32::from(a.cast_signed()), f32::from(b.cast_signed()))),
+        words.iter().map(|w| w << 16).collect(),
+        words.iter().map(|w| w & 0xFFFF_0000).collect(),
+        of(&|[a, _]| u32::from(a)),
+    ];
+    for level in Level::available() {
+        assert!(run(level) == want, "{level}");
     }
 }
 

@@ -11,6 +11,7 @@ use jetblock_simd::{Cpu, Kernel, Level, Simd, TileMut, tiles};
 
 use super::pack::{PANEL, PanelRow, Panels};
 use super::prepare::Operands;
+use super::quantized::{self, QuantizedPanels};
 use super::{Epilogue, LinearJob, PackedMatrix, Prepared, Rows};
 use crate::row::store_part;
 
@@ -124,6 +125,7 @@ impl Kernel for Task<'_> {
             Panels::F32(rows) => self.walk::<S, F32>(simd, rows, x.values()),
             Panels::Bf16(rows) => self.walk::<S, Bf16>(simd, rows, x.values()),
             Panels::F16(rows) => self.walk::<S, F16>(simd, rows, x.values()),
+            Panels::Quantized(panels) => self.walk_quantized(simd, panels),
         }
     }
 }
@@ -140,18 +142,13 @@ impl Task<'_> {
         let block_steps = K_BLOCK / W::K_STEP;
         let mut totals = vec![[0.0; PANEL]; self.rows.len().min(ROW_CHUNK)];
         for panel in self.panels.clone() {
-            let column = (panel - self.panels.start) * PANEL;
-            let mut bias = None;
-            if let Some(all) = self.bias {
-                let some = &all[panel * PANEL..all.len().min((panel + 1) * PANEL)];
-                bias.insert([0.0; PANEL])[..some.len()].copy_from_slice(some);
-            }
-            let mut ending = Ending {
-                bias,
-                epilogue: self.epilogue,
-                columns: column..self.out.cols().min(column + PANEL),
-                out: &mut self.out,
-            };
+            let mut ending = Ending::new(
+                self.bias,
+                self.epilogue,
+                panel,
+                self.panels.start,
+                &mut self.out,
+            );
             let mut first = 0;
             while first < self.rows.len() {
                 let count = ROW_CHUNK.min(self.rows.len() - first);
@@ -189,6 +186,32 @@ impl Task<'_> {
             }
         }
     }
+
+    #[inline(always)]
+    fn walk_quantized<S: Simd>(mut self, simd: S, panels: &QuantizedPanels) {
+        let mut totals = vec![[0.0; PANEL]; self.rows.len().min(ROW_CHUNK)];
+        let mut first = 0;
+        while first < self.rows.len() {
+            let count = ROW_CHUNK.min(self.rows.len() - first);
+            let totals = &mut totals[..count];
+            let mut product =
+                quantized::cpu::Product::new(panels, self.x, &self.rows, first, count);
+            for panel in self.panels.clone() {
+                let mut ending = Ending::new(
+                    self.bias,
+                    self.epilogue,
+                    panel,
+                    self.panels.start,
+                    &mut self.out,
+                );
+                product.totals(simd, panel, totals);
+                for i in 0..count {
+                    ending.store(simd, first + i, &totals[i]);
+                }
+            }
+            first += count;
+        }
+    }
 }
 
 /// The way from totals to outputs.
@@ -200,7 +223,30 @@ struct Ending<'t, 'a> {
     columns: Range<usize>,
 }
 
-impl Ending<'_, '_> {
+impl<'t, 'a> Ending<'t, 'a> {
+    /// Of one panel; `out` has the columns of panels from `first_panel` on.
+    #[inline(always)]
+    fn new(
+        all_bias: Option<&[f32]>,
+        epilogue: Epilogue,
+        panel: usize,
+        first_panel: usize,
+        out: &'t mut TileMut<'a, f32>,
+    ) -> Ending<'t, 'a> {
+        let mut bias = None;
+        if let Some(all) = all_bias {
+            let some = &all[panel * PANEL..all.len().min((panel + 1) * PANEL)];
+            bias.insert([0.0; PANEL])[..some.len()].copy_from_slice(some);
+        }
+        let column = (panel - first_panel) * PANEL;
+        Ending {
+            bias,
+            epilogue,
+            columns: column..out.cols().min(column + PANEL),
+            out,
+        }
+    }
+
     /// Bias, epilogue, canonical NaN; then the outputs that exist are stored.
     ///
     /// Called for a few rows at a time, as soon as they are complete: their stores then drain beside the next rows'

@@ -8,7 +8,7 @@
 //! | tensor | shape | dtype |
 //! |---|---|---|
 //! | `x` | `[M, K]` | f32, brought to the kind's operands by [`Prepared`] |
-//! | `W` | `[N, K]` | f32, bf16 or f16, packed once by [`PackedMatrix`] |
+//! | `W` | `[N, K]` | f32, bf16, f16 or codes ([`quantized`]), packed once by [`PackedMatrix`] |
 //! | `bias` | `[N]` | f32 |
 //! | `y` | `[M, N]` | f32 |
 //!
@@ -18,6 +18,7 @@
 mod cpu;
 mod pack;
 mod prepare;
+pub mod quantized;
 pub mod reference;
 pub mod view;
 

@@ -7,6 +7,7 @@ use jetblock_numerics::round;
 use jetblock_simd::HugeVec;
 use jetblock_tensor::DType;
 
+use super::quantized::{Format, QuantizedPanels};
 use super::{OP, OperandKind};
 use crate::OpError;
 
@@ -30,6 +31,8 @@ pub(super) enum Panels {
     F32(HugeVec<PanelRow<f32>>),
     Bf16(HugeVec<PanelRow<u16>>),
     F16(HugeVec<PanelRow<u16>>),
+    /// Either kind, codes as stored.
+    Quantized(QuantizedPanels),
 }
 
 /// Rows of a weight matrix as they lie in a checkpoint file: little-endian, row-major, at any alignment.
@@ -130,6 +133,23 @@ impl PackedMatrix {
         Ok(PackedMatrix { kind, n, k, panels })
     }
 
+    pub(super) fn from_panels(
+        kind: OperandKind,
+        n: usize,
+        k: usize,
+        panels: Panels,
+    ) -> PackedMatrix {
+        PackedMatrix { kind, n, k, panels }
+    }
+
+    /// How weights are stored, where they are quantized.
+    pub fn format(&self) -> Option<Format> {
+        match &self.panels {
+            Panels::Quantized(panels) => Some(panels.format()),
+            _ => None,
+        }
+    }
+
     /// Outputs.
     pub fn n(&self) -> usize {
         self.n
@@ -151,12 +171,14 @@ impl PackedMatrix {
             Panels::Pairs(rows) => size_of_val(&rows[..]),
             Panels::F32(rows) => size_of_val(&rows[..]),
             Panels::Bf16(rows) | Panels::F16(rows) => size_of_val(&rows[..]),
+            Panels::Quantized(panels) => panels.bytes(),
         }
     }
 
     /// Row `n` as stored, widened.
     ///
-    /// In the bf16 kind these are operands: a value of the checkpoint with magnitude below 2^-50, or -0, reads +0.
+    /// In the bf16 kind these are operands: a value of the checkpoint with magnitude below 2^-50, or -0, reads +0. A
+    /// quantized row reads `rn(fma(scale, code, offset) * factor)` in both kinds.
     pub fn row_into(&self, n: usize, out: &mut [f32]) -> Result<(), OpError> {
         if n >= self.n {
             let expected = format!("below {}", self.n);
@@ -187,6 +209,7 @@ impl PackedMatrix {
             Panels::F16(rows) => {
                 read_column(&rows[panel * self.k..], column, out, round::f16_to_f32)
             }
+            Panels::Quantized(panels) => panels.row_into(n, self.k, out),
         }
         Ok(())
     }

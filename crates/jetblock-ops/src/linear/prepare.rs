@@ -14,7 +14,8 @@ const GRAIN: usize = 1 << 15;
 /// Rows `[M, K]` brought to an operand kind; the buffer is reused from call to call.
 ///
 /// Rows start an odd number of cache lines apart: rows of a power-of-two length would otherwise compete for the
-/// same few cache sets.
+/// same few cache sets. What lies between is zero, so that a kernel whose weights come in words of several elements may
+/// read the rest of the last word.
 #[derive(Debug)]
 pub struct Prepared {
     kind: OperandKind,
@@ -85,6 +86,7 @@ impl Prepared {
                         .zip(x[first * k..].chunks_exact(k))
                     {
                         row[..k].copy_from_slice(x);
+                        row[k..].fill(0.0);
                     }
                 });
             }
@@ -132,7 +134,7 @@ pub(super) struct Operands<'a, X> {
 }
 
 impl<'a, X> Operands<'a, X> {
-    /// Words `start..start + len` of a row.
+    /// Words `start..start + len` of a row; +0 past its end, up to a multiple of 16.
     #[inline(always)]
     pub(super) fn run(self, row: usize, start: usize, len: usize) -> &'a [X] {
         &self.words[row * self.stride + start..][..len]
@@ -162,6 +164,7 @@ impl Kernel for ToPairs<'_> {
             if let [last] = last {
                 row[k / 2] = round::bf16_operand_round(*last).to_bits() >> 16;
             }
+            row[k.div_ceil(2)..].fill(0);
         }
     }
 }

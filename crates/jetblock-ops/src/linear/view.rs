@@ -14,6 +14,8 @@ pub enum PanelView<'a> {
     Bf16(&'a [PanelRow<u16>]),
     /// f32 kind, f16 weights.
     F16(&'a [PanelRow<u16>]),
+    /// Codes, which only this crate's kernels read.
+    Quantized,
 }
 
 /// One row of activations.
@@ -44,6 +46,7 @@ impl PackedMatrix {
             Panels::F32(rows) => PanelView::F32(&rows[of(1)]),
             Panels::Bf16(rows) => PanelView::Bf16(&rows[of(1)]),
             Panels::F16(rows) => PanelView::F16(&rows[of(1)]),
+            Panels::Quantized(_) => PanelView::Quantized,
         }
     }
 }

@@ -1,0 +1,521 @@
+//! Totals of quantized panels: chains over codes that are decoded on the way.
+//!
+//! For a few rows, codes become operands in registers, one decoding for all rows: the kernel reads the stored bytes and
+//! nothing else. For many rows, a block of 256 k is decoded once into operands that stay in the nearest caches, and
+//! groups of rows are brought over it.
+//!
+//! No closures, iterator adapters or `array::from_fn` in what runs per step: see `linear/cpu.rs`.
+
+use jetblock_numerics::Lanes;
+use jetblock_numerics::reduce::K_BLOCK;
+use jetblock_simd::{Level, Simd};
+
+use super::super::pack::{PANEL, PanelRow};
+use super::super::prepare::{Operands, Prepared};
+use super::super::{OperandKind, Rows};
+use super::panels::{QuantizedPanels, Scales};
+use super::{Codes, operand};
+
+/// Scale blocks in a block of k at most.
+const MAX_BLOCKS: usize = K_BLOCK / 16;
+/// Rows up to which codes are decoded in registers.
+const DIRECT_ROWS: usize = 4;
+
+/// Some rows of x on their way through panels.
+pub(in super::super) struct Product<'a> {
+    panels: &'a QuantizedPanels,
+    x: &'a Prepared,
+    rows: &'a Rows<'a>,
+    first_row: usize,
+    /// `[rows, K / block]`: the chains over x with codes 1, for formats with offsets.
+    sums: Vec<f32>,
+    scales: [[f32; PANEL]; MAX_BLOCKS],
+    offsets: [[f32; PANEL]; MAX_BLOCKS],
+    /// One block of operand pairs, where there are many rows.
+    decoded: Vec<PanelRow<u32>>,
+}
+
+impl<'a> Product<'a> {
+    /// For rows `first_row..first_row + count` of the list.
+    pub(in super::super) fn new(
+        panels: &'a QuantizedPanels,
+        x: &'a Prepared,
+        rows: &'a Rows<'a>,
+        first_row: usize,
+        count: usize,
+    ) -> Product<'a> {
+        let mut product = Product {
+            panels,
+            x,
+            rows,
+            first_row,
+            sums: Vec::new(),
+            scales: [[0.0; PANEL]; MAX_BLOCKS],
+            offsets: [[0.0; PANEL]; MAX_BLOCKS],
+            decoded: Vec::new(),
+        };
+        if let Some(blocks) = panels.format.blocks.filter(|b| b.offset.is_some()) {
+            for row in first_row..first_row + count {
+                match x.kind() {
+                    OperandKind::Bf16 => product.sum_row::<Pairs>(x.pairs(), row, blocks.len),
+                    OperandKind::F32 => product.sum_row::<Values>(x.values(), row, blocks.len),
+                }
+            }
+        }
+        product
+    }
+
+    fn sum_row<X: Side>(&mut self, x: Operands<'_, X::Word>, row: usize, block: usize) {
+        let words = block / 2 * X::STEP;
+        let blocks = self.x.k() / block;
+        let x = x.run(self.rows.at(row), 0, blocks * words);
+        self.sums.extend(x.chunks_exact(words).map(X::sum));
+    }
+
+    /// The totals of one panel for all rows, times the outputs' factors.
+    #[inline(always)]
+    pub(in super::super) fn totals<S: Simd>(
+        &mut self,
+        simd: S,
+        panel: usize,
+        totals: &mut [[f32; PANEL]],
+    ) {
+        let codes = self.panels.format.codes;
+        let x = self.x;
+        match (x.kind(), codes) {
+            (OperandKind::Bf16, Codes::E4m3) => {
+                self.walk::<S, Pairs, _>(simd, E4m3, x.pairs(), panel, totals)
+            }
+            (OperandKind::Bf16, Codes::I8) => {
+                self.walk::<S, Pairs, _>(simd, I8, x.pairs(), panel, totals)
+            }
+            (OperandKind::Bf16, _) => {
+                let nibbles = Nibbles::new(simd, codes);
+                self.walk::<S, Pairs, _>(simd, nibbles, x.pairs(), panel, totals);
+            }
+            (OperandKind::F32, Codes::E4m3) => {
+                self.walk::<S, Values, _>(simd, E4m3, x.values(), panel, totals)
+            }
+            (OperandKind::F32, Codes::I8) => {
+                self.walk::<S, Values, _>(simd, I8, x.values(), panel, totals)
+            }
+            (OperandKind::F32, _) => {
+                let nibbles = Nibbles::new(simd, codes);
+                self.walk::<S, Values, _>(simd, nibbles, x.values(), panel, totals);
+            }
+        }
+        let factors = &self.panels.factors[panel * PANEL..][..PANEL];
+        for i in 0..totals.len() {
+            let mut at = 0;
+            while at < PANEL {
+                let y = simd.load(&totals[i][at..]).mul(simd.load(&factors[at..]));
+                simd.store(y, &mut totals[i][at..]);
+                at += S::LANES;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn walk<S: Simd, X: Side, D: Decode<S>>(
+        &mut self,
+        simd: S,
+        decode: D,
+        x: Operands<'_, X::Word>,
+        panel: usize,
+        totals: &mut [[f32; PANEL]],
+    ) {
+        let k = self.x.k();
+        let per_word = 2 * D::STEPS;
+        let words = k.div_ceil(per_word);
+        let block_words = K_BLOCK / per_word;
+        let format = self.panels.format;
+        let block_len = format.blocks.map_or(K_BLOCK, |blocks| blocks.len);
+        let all_blocks = format.blocks_in(k);
+        let is_direct =
+            totals.len() <= DIRECT_ROWS && S::LEVEL != Level::Scalar || totals.len() == 1;
+        totals.fill([0.0; PANEL]);
+        let mut start = 0;
+        while start < words {
+            let end = words.min(start + block_words);
+            let cells = &self.panels.codes[panel * words + start..panel * words + end];
+            let first_block = start * per_word / block_len;
+            let blocks = if all_blocks == 0 {
+                0
+            } else {
+                (end - start) * per_word / block_len
+            };
+            let at = panel * all_blocks + first_block;
+            self.panels
+                .scales
+                .widen(simd, at, &mut self.scales[..blocks]);
+            self.panels
+                .offsets
+                .widen(simd, at, &mut self.offsets[..blocks]);
+            if !is_direct {
+                decode_block(simd, decode, cells, &mut self.decoded);
+            }
+            let block = Block {
+                x,
+                start: start * D::STEPS * X::STEP,
+                rows: self.rows,
+                first_row: self.first_row,
+                steps: block_len / 2,
+                scales: &self.scales[..blocks],
+                offsets: match self.panels.offsets {
+                    Scales::None => &[],
+                    _ => &self.offsets[..blocks],
+                },
+                sums: &self.sums,
+                sums_stride: all_blocks,
+                first_block,
+            };
+            if is_direct {
+                block.direct::<S, X, D>(simd, decode, cells, totals);
+            } else {
+                block.grouped::<S, X>(simd, &self.decoded, totals);
+            }
+            start = end;
+        }
+    }
+}
+
+/// Codes to operand pairs.
+#[inline(always)]
+fn decode_block<S: Simd, D: Decode<S>>(
+    simd: S,
+    decode: D,
+    cells: &[PanelRow<u32>],
+    pairs: &mut Vec<PanelRow<u32>>,
+) {
+    pairs.resize(cells.len() * D::STEPS, PanelRow([0; PANEL]));
+    for i in 0..cells.len() {
+        let out = &mut pairs[i * D::STEPS..][..D::STEPS];
+        let mut column = 0;
+        while column < PANEL {
+            let mut word = simd.load_pairs(&cells[i].0[column..]);
+            for step in 0..D::STEPS {
+                simd.store_pairs(decode.pair(simd, word), &mut out[step].0[column..]);
+                word = decode.next(simd, word);
+            }
+            column += S::LANES;
+        }
+    }
+}
+
+/// A word of codes as operand pairs, one step along k after another.
+trait Decode<S: Simd>: Copy {
+    /// Steps, of two k each, in a word.
+    const STEPS: usize;
+    /// The pair of the word's first step.
+    fn pair(self, simd: S, word: S::Pairs) -> S::Pairs;
+    /// The word from its next step on.
+    fn next(self, simd: S, word: S::Pairs) -> S::Pairs;
+}
+
+#[inline(always)]
+fn shift<S: Simd, const BITS: u32>(simd: S, word: S::Pairs) -> S::Pairs {
+    simd.pairs_from_int(S::F::int_ushr::<BITS>(simd.pairs_to_int(word)))
+}
+
+/// Any 4-bit code.
+#[derive(Clone, Copy)]
+struct Nibbles<T>(T);
+
+impl<T> Nibbles<T> {
+    #[inline(always)]
+    fn new<S: Simd<Table = T>>(simd: S, codes: Codes) -> Nibbles<T> {
+        let mut values = [0; 16];
+        for code in 0..16 {
+            values[code] = operand(codes, code as u8);
+        }
+        Nibbles(simd.table(&values))
+    }
+}
+
+impl<S: Simd> Decode<S> for Nibbles<S::Table> {
+    const STEPS: usize = 4;
+    #[inline(always)]
+    fn pair(self, simd: S, word: S::Pairs) -> S::Pairs {
+        simd.look_up(word, self.0)
+    }
+    #[inline(always)]
+    fn next(self, simd: S, word: S::Pairs) -> S::Pairs {
+        shift::<S, 4>(simd, word)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct E4m3;
+
+impl<S: Simd> Decode<S> for E4m3 {
+    const STEPS: usize = 2;
+    #[inline(always)]
+    fn pair(self, simd: S, word: S::Pairs) -> S::Pairs {
+        simd.e4m3_to_pairs(word)
+    }
+    #[inline(always)]
+    fn next(self, simd: S, word: S::Pairs) -> S::Pairs {
+        shift::<S, 8>(simd, word)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct I8;
+
+impl<S: Simd> Decode<S> for I8 {
+    const STEPS: usize = 2;
+    #[inline(always)]
+    fn pair(self, simd: S, word: S::Pairs) -> S::Pairs {
+        simd.i8_to_pairs(word)
+    }
+    #[inline(always)]
+    fn next(self, simd: S, word: S::Pairs) -> S::Pairs {
+        shift::<S, 8>(simd, word)
+    }
+}
+
+/// Operand pairs that were decoded before.
+#[derive(Clone, Copy)]
+struct Decoded;
+
+impl<S: Simd> Decode<S> for Decoded {
+    const STEPS: usize = 1;
+    #[inline(always)]
+    fn pair(self, _: S, word: S::Pairs) -> S::Pairs {
+        word
+    }
+    #[inline(always)]
+    fn next(self, _: S, word: S::Pairs) -> S::Pairs {
+        word
+    }
+}
+
+/// The activations' side of an operand kind.
+trait Side {
+    type Word: Copy;
+    /// Words in a step of two k.
+    const STEP: usize;
+    /// A step's operands in every lane.
+    type Vector<S: Simd>: Copy;
+    fn splat<S: Simd>(simd: S, x: &[Self::Word]) -> Self::Vector<S>;
+    /// The chain `acc` two k further.
+    fn step<S: Simd>(simd: S, x: Self::Vector<S>, w: S::Pairs, acc: S::F) -> S::F;
+    /// The chain over x with every code 1.
+    fn sum(x: &[Self::Word]) -> f32;
+}
+
+struct Pairs;
+
+impl Side for Pairs {
+    type Word = u32;
+    const STEP: usize = 1;
+    type Vector<S: Simd> = S::Pairs;
+    #[inline(always)]
+    fn splat<S: Simd>(simd: S, x: &[u32]) -> S::Pairs {
+        simd.splat_pair(x[0])
+    }
+    #[inline(always)]
+    fn step<S: Simd>(simd: S, x: S::Pairs, w: S::Pairs, acc: S::F) -> S::F {
+        simd.dot_pairs(x, w, acc)
+    }
+    fn sum(x: &[u32]) -> f32 {
+        let mut p = 0.0;
+        for pair in x {
+            p += f32::from_bits(pair & 0xFFFF_0000);
+            p += f32::from_bits(pair << 16);
+        }
+        p
+    }
+}
+
+struct Values;
+
+impl Side for Values {
+    type Word = f32;
+    const STEP: usize = 2;
+    type Vector<S: Simd> = [S::F; 2];
+    #[inline(always)]
+    fn splat<S: Simd>(_: S, x: &[f32]) -> [S::F; 2] {
+        [S::F::splat(x[0]), S::F::splat(x[1])]
+    }
+    #[inline(always)]
+    fn step<S: Simd>(simd: S, x: [S::F; 2], w: S::Pairs, acc: S::F) -> S::F {
+        x[1].fma(simd.odd(w), x[0].fma(simd.even(w), acc))
+    }
+    fn sum(x: &[f32]) -> f32 {
+        let mut p = 0.0;
+        for x in x {
+            p += x;
+        }
+        p
+    }
+}
+
+/// 256 k of one panel, or what is left of them.
+struct Block<'a, X> {
+    x: Operands<'a, X>,
+    /// The block's first word of x.
+    start: usize,
+    rows: &'a Rows<'a>,
+    /// The row of the first total.
+    first_row: usize,
+    /// Steps under one scale.
+    steps: usize,
+    /// Empty in a format without block scales.
+    scales: &'a [[f32; PANEL]],
+    /// Empty in a format without offsets.
+    offsets: &'a [[f32; PANEL]],
+    /// `[rows, sums_stride]`.
+    sums: &'a [f32],
+    sums_stride: usize,
+    /// The first scale block.
+    first_block: usize,
+}
+
+impl<X: Copy> Block<'_, X> {
+    /// At most [`DIRECT_ROWS`] rows, decoding in registers.
+    #[inline(always)]
+    fn direct<S: Simd, W: Side<Word = X>, D: Decode<S>>(
+        &self,
+        simd: S,
+        decode: D,
+        cells: &[PanelRow<u32>],
+        totals: &mut [[f32; PANEL]],
+    ) {
+        match (S::LANES, totals.len()) {
+            (16, 1) => self.tile::<S, W, D, 4, 1>(simd, decode, cells, 0, totals),
+            (16, 2) => self.tile::<S, W, D, 4, 2>(simd, decode, cells, 0, totals),
+            (16, 3) => self.tile::<S, W, D, 2, 3>(simd, decode, cells, 0, totals),
+            (16, _) => self.tile::<S, W, D, 2, 4>(simd, decode, cells, 0, totals),
+            (8, 1) => self.tile::<S, W, D, 4, 1>(simd, decode, cells, 0, totals),
+            (8, 2) => self.tile::<S, W, D, 2, 2>(simd, decode, cells, 0, totals),
+            (8, 3) => self.tile::<S, W, D, 2, 3>(simd, decode, cells, 0, totals),
+            (8, _) => self.tile::<S, W, D, 2, 4>(simd, decode, cells, 0, totals),
+            (4, 1) => self.tile::<S, W, D, 8, 1>(simd, decode, cells, 0, totals),
+            (4, 2) => self.tile::<S, W, D, 4, 2>(simd, decode, cells, 0, totals),
+            (4, 3) => self.tile::<S, W, D, 4, 3>(simd, decode, cells, 0, totals),
+            (4, _) => self.tile::<S, W, D, 4, 4>(simd, decode, cells, 0, totals),
+            _ => self.tile::<S, W, D, 8, 1>(simd, decode, cells, 0, totals),
+        }
+    }
+
+    /// Any number of rows over decoded operands, in groups that are as equal as can be.
+    #[inline(always)]
+    fn grouped<S: Simd, W: Side<Word = X>>(
+        &self,
+        simd: S,
+        cells: &[PanelRow<u32>],
+        totals: &mut [[f32; PANEL]],
+    ) {
+        let most = match S::LEVEL {
+            Level::Avx512Bf16 => 6,
+            Level::Scalar => 1,
+            _ => 4,
+        };
+        let m = totals.len();
+        let groups = m.div_ceil(most);
+        for group in 0..groups {
+            let at = m * group / groups;
+            let totals = &mut totals[at..m * (group + 1) / groups];
+            match (S::LANES, totals.len()) {
+                (16, 1) => self.tile::<S, W, Decoded, 4, 1>(simd, Decoded, cells, at, totals),
+                (16, 2) => self.tile::<S, W, Decoded, 4, 2>(simd, Decoded, cells, at, totals),
+                (16, 3) => self.tile::<S, W, Decoded, 4, 3>(simd, Decoded, cells, at, totals),
+                (16, 4) => self.tile::<S, W, Decoded, 4, 4>(simd, Decoded, cells, at, totals),
+                (16, 5) => self.tile::<S, W, Decoded, 4, 5>(simd, Decoded, cells, at, totals),
+                (16, _) => self.tile::<S, W, Decoded, 4, 6>(simd, Decoded, cells, at, totals),
+                (8 | 4, 1) => self.tile::<S, W, Decoded, 4, 1>(simd, Decoded, cells, at, totals),
+                (8 | 4, 2) => self.tile::<S, W, Decoded, 2, 2>(simd, Decoded, cells, at, totals),
+                (8 | 4, 3) => self.tile::<S, W, Decoded, 2, 3>(simd, Decoded, cells, at, totals),
+                (8 | 4, _) => self.tile::<S, W, Decoded, 2, 4>(simd, Decoded, cells, at, totals),
+                _ => self.tile::<S, W, Decoded, 8, 1>(simd, Decoded, cells, at, totals),
+            }
+        }
+    }
+
+    /// `MR` rows by `NV` vectors: a chain for each scale block, scaled into the block's sum, which goes to the total.
+    #[inline(always)]
+    fn tile<S: Simd, W: Side<Word = X>, D: Decode<S>, const NV: usize, const MR: usize>(
+        &self,
+        simd: S,
+        decode: D,
+        cells: &[PanelRow<u32>],
+        at: usize,
+        totals: &mut [[f32; PANEL]],
+    ) {
+        let zero = S::F::splat(0.0);
+        let mut x: [&[X]; MR] = [&[]; MR];
+        for r in 0..MR {
+            let row = self.rows.at(self.first_row + at + r);
+            x[r] = self
+                .x
+                .run(row, self.start, cells.len() * D::STEPS * W::STEP);
+        }
+        let per_scale = if self.scales.is_empty() {
+            cells.len()
+        } else {
+            self.steps / D::STEPS
+        };
+        let mut column = 0;
+        while column < PANEL {
+            let mut acc = [[zero; NV]; MR];
+            let (mut word, mut block) = (0, 0);
+            while word < cells.len() {
+                let end = word + per_scale;
+                let mut chains = [[zero; NV]; MR];
+                while word < end {
+                    let row = &cells[word].0;
+                    let mut w = [simd.load_pairs(&row[column..]); NV];
+                    for v in 1..NV {
+                        w[v] = simd.load_pairs(&row[column + v * S::LANES..]);
+                    }
+                    let from = word * D::STEPS * W::STEP;
+                    for step in 0..D::STEPS {
+                        let mut pairs = [decode.pair(simd, w[0]); NV];
+                        for v in 1..NV {
+                            pairs[v] = decode.pair(simd, w[v]);
+                        }
+                        for r in 0..MR {
+                            let x = W::splat(simd, &x[r][from + step * W::STEP..][..W::STEP]);
+                            for v in 0..NV {
+                                chains[r][v] = W::step(simd, x, pairs[v], chains[r][v]);
+                            }
+                        }
+                        for v in 0..NV {
+                            w[v] = decode.next(simd, w[v]);
+                        }
+                    }
+                    word += 1;
+                }
+                if self.scales.is_empty() {
+                    acc = chains;
+                    break;
+                }
+                for v in 0..NV {
+                    let s = simd.load(&self.scales[block][column + v * S::LANES..]);
+                    for r in 0..MR {
+                        acc[r][v] = s.fma(chains[r][v], acc[r][v]);
+                    }
+                }
+                if !self.offsets.is_empty() {
+                    for r in 0..MR {
+                        let sum = self.sums[(at + r) * self.sums_stride + self.first_block + block];
+                        let sum = S::F::splat(sum);
+                        for v in 0..NV {
+                            let o = simd.load(&self.offsets[block][column + v * S::LANES..]);
+                            acc[r][v] = o.fma(sum, acc[r][v]);
+                        }
+                    }
+                }
+                block += 1;
+            }
+            for r in 0..MR {
+                for v in 0..NV {
+                    let total = &mut totals[r][column + v * S::LANES..];
+                    simd.store(simd.load(total).add(acc[r][v]), total);
+                }
+            }
+            column += NV * S::LANES;
+        }
+    }
+}
