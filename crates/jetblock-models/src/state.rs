@@ -91,6 +91,26 @@ impl SequenceState {
             .sum()
     }
 
+    /// Bytes that no clone shares: convolution and SSM states.
+    pub fn unshared_bytes(&self) -> usize {
+        self.layers
+            .iter()
+            .map(|layer| match layer {
+                LayerState::Mamba { conv, ssm, .. } => 4 * (conv.len() + ssm.len()),
+                LayerState::None | LayerState::Attention(_) => 0,
+            })
+            .sum()
+    }
+
+    /// The address and bytes of each block of keys or values; clones share them until one side writes.
+    pub fn visit_shared(&self, visit: &mut dyn FnMut(usize, usize)) {
+        for layer in &self.layers {
+            if let LayerState::Attention(cache) = layer {
+                cache.visit_blocks(visit);
+            }
+        }
+    }
+
     /// The digest of NUMERICS.md section 12.
     pub fn digest(&self) -> Digest {
         let mut parts = Vec::new();

@@ -11,6 +11,9 @@ use jetblock_ops::sampling::{Sampling, SamplingParams};
 use jetblock_ops::softmax;
 use jetblock_simd::{Cpu, fp_env};
 
+use crate::prefix_cache::{PrefixCache, common_prefix};
+use crate::speculate::{self, DraftLength};
+
 /// What to generate.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -78,6 +81,12 @@ pub struct EngineOptions {
     pub step_rows: usize,
     /// Sequences running at once; further requests wait.
     pub max_sequences: usize,
+    /// Most tokens guessed ahead of a decoding sequence, from what followed the same words before; 0 guesses none.
+    pub speculate: usize,
+    /// Bytes of sequence states kept for prompts that begin alike; 0 keeps none.
+    pub prefix_cache_bytes: usize,
+    /// Prompt tokens from one kept state to the next. A state is kept before a prompt's last token too.
+    pub prefix_interval: usize,
 }
 
 impl Default for EngineOptions {
@@ -85,6 +94,9 @@ impl Default for EngineOptions {
         EngineOptions {
             step_rows: 256,
             max_sequences: 64,
+            speculate: 0,
+            prefix_cache_bytes: 0,
+            prefix_interval: 256,
         }
     }
 }
@@ -98,6 +110,21 @@ pub struct Engine {
     waiting: VecDeque<(RequestId, Request)>,
     running: Vec<Sequence>,
     next_id: u64,
+    prefixes: Option<PrefixCache>,
+    speculation: SpeculationStats,
+}
+
+/// How well guesses did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct SpeculationStats {
+    /// Steps in which a sequence decoded.
+    pub decode_steps: u64,
+    /// Tokens drawn in them.
+    pub tokens: u64,
+    /// Tokens guessed.
+    pub drafted: u64,
+    /// Guesses that were drawn.
+    pub accepted: u64,
 }
 
 struct Sequence {
@@ -106,6 +133,7 @@ struct Sequence {
     state: SequenceState,
     /// Prompt and output.
     tokens: Vec<u32>,
+    draft_length: DraftLength,
 }
 
 impl Sequence {
@@ -115,6 +143,24 @@ impl Sequence {
     fn output(&self) -> &[u32] {
         &self.tokens[self.request.prompt.len()..]
     }
+    /// Whether prompt tokens before the last are left to feed.
+    fn in_prompt(&self) -> bool {
+        self.state.tokens() + 1 < self.request.prompt.len()
+    }
+}
+
+/// The next number of tokens after `fed` at which a prompt's state is kept, if it has one.
+fn next_kept(fed: usize, prompt: usize, interval: usize) -> Option<usize> {
+    let last = prompt - 1;
+    (fed < last).then(|| last.min((fed / interval + 1) * interval))
+}
+
+/// What a sequence computes in a step.
+struct Share {
+    /// Of the tokens that are known.
+    rows: usize,
+    /// Guesses behind them.
+    draft: Vec<u32>,
 }
 
 /// Why a request was refused.
@@ -148,6 +194,8 @@ impl Engine {
         let options = EngineOptions {
             step_rows: options.step_rows.max(1),
             max_sequences: options.max_sequences.max(1),
+            prefix_interval: options.prefix_interval.max(1),
+            ..options
         };
         Engine {
             workspace: model.workspace(),
@@ -157,7 +205,20 @@ impl Engine {
             waiting: VecDeque::new(),
             running: Vec::new(),
             next_id: 0,
+            prefixes: (options.prefix_cache_bytes > 0)
+                .then(|| PrefixCache::new(options.prefix_cache_bytes)),
+            speculation: SpeculationStats::default(),
         }
+    }
+
+    /// The states kept for prompts that begin alike, if the options ask for any.
+    pub fn prefix_cache(&mut self) -> Option<&mut PrefixCache> {
+        self.prefixes.as_mut()
+    }
+
+    /// How well guesses did so far.
+    pub fn speculation(&self) -> SpeculationStats {
+        self.speculation
     }
 
     /// Queues a request.
@@ -205,22 +266,37 @@ impl Engine {
         let _env = fp_env::Guard::new();
         self.admit();
         let shares = self.share_rows();
+        // What each sequence is fed, and the state to go back to where it is fed guesses.
+        let mut fed = Vec::new();
+        let mut before = Vec::new();
+        for (sequence, share) in self.running.iter().zip(&shares) {
+            let start = sequence.state.tokens();
+            fed.push(
+                [
+                    &sequence.tokens[start..start + share.rows],
+                    &share.draft[..],
+                ]
+                .concat(),
+            );
+            before.push((!share.draft.is_empty()).then(|| sequence.state.clone()));
+        }
         let mut pieces = Vec::new();
         let mut indices = Vec::new();
-        for (index, (sequence, &rows)) in self.running.iter_mut().zip(&shares).enumerate() {
-            if rows == 0 {
+        for (index, (sequence, ids)) in self.running.iter_mut().zip(&fed).enumerate() {
+            if ids.is_empty() {
                 continue;
             }
-            let fed = sequence.state.tokens();
-            let complete = fed + rows == sequence.tokens.len();
+            let logits = if sequence.state.tokens() + ids.len() < sequence.tokens.len() {
+                LogitRows::None
+            } else if shares[index].draft.is_empty() {
+                LogitRows::Last
+            } else {
+                LogitRows::All
+            };
             pieces.push(Piece {
-                ids: &sequence.tokens[fed..fed + rows],
+                ids,
                 state: &mut sequence.state,
-                logits: if complete {
-                    LogitRows::Last
-                } else {
-                    LogitRows::None
-                },
+                logits,
             });
             indices.push(index);
         }
@@ -231,15 +307,54 @@ impl Engine {
         let mut done = vec![false; self.running.len()];
         for (index, result) in indices.into_iter().zip(results) {
             let sequence = &mut self.running[index];
-            match result {
-                Ok(logits) if logits.is_empty() => {}
-                Ok(logits) => done[index] = draw(sequence, &logits, &self.cpu, &mut events),
-                Err(error) => {
+            let draft = &shares[index].draft;
+            let before = before[index].take();
+            match (result, before) {
+                (Ok(logits), _) if logits.is_empty() => {}
+                (Ok(logits), before) => {
+                    let vocab_size = self.model.config().vocab_size;
+                    let rows = logits.len() / vocab_size;
+                    let known = &logits[(rows - 1 - draft.len()) * vocab_size..];
+                    let mut accepted = 0;
+                    for row in known.chunks_exact(vocab_size) {
+                        done[index] = draw(sequence, row, &self.cpu, &mut events);
+                        if done[index] || draft.get(accepted) != sequence.tokens.last() {
+                            break;
+                        }
+                        accepted += 1;
+                    }
+                    self.speculation.decode_steps += 1;
+                    self.speculation.tokens += 1 + accepted as u64;
+                    if let Some(before) = before {
+                        self.speculation.drafted += draft.len() as u64;
+                        self.speculation.accepted += accepted as u64;
+                        sequence.draft_length.learn(draft.len(), accepted);
+                        if accepted < draft.len() {
+                            sequence.state = before;
+                        }
+                    }
+                }
+                // A guess may be what the model refuses: the request itself may still be fine.
+                (Err(_), Some(before)) => {
+                    sequence.state = before;
+                    sequence.draft_length.stop();
+                }
+                (Err(error), None) => {
                     events.push(Event::Failed {
                         id: sequence.id,
                         error: error.to_string(),
                     });
                     done[index] = true;
+                }
+            }
+            if let Some(prefixes) = &mut self.prefixes {
+                let fed = sequence.state.tokens();
+                let (prompt, interval) =
+                    (sequence.request.prompt.len(), self.options.prefix_interval);
+                let at_kept = fed + 1 == prompt || fed < prompt && fed.is_multiple_of(interval);
+                // What the next turn of a conversation begins with.
+                if at_kept || done[index] {
+                    prefixes.keep(&sequence.tokens[..fed], &sequence.state);
                 }
             }
         }
@@ -250,30 +365,77 @@ impl Engine {
     }
 
     fn admit(&mut self) {
-        while self.running.len() < self.options.max_sequences {
-            let Some((id, request)) = self.waiting.pop_front() else {
-                break;
-            };
+        let mut at = 0;
+        while self.running.len() < self.options.max_sequences && at < self.waiting.len() {
+            if self.is_prefix_coming(&self.waiting[at].1.prompt) {
+                at += 1;
+                continue;
+            }
+            let (id, request) = self.waiting.remove(at).expect("the index is in range");
             let tokens = request.prompt.clone();
+            let kept = self
+                .prefixes
+                .as_mut()
+                .and_then(|prefixes| prefixes.take(&tokens));
             self.running.push(Sequence {
                 id,
                 request,
-                state: self.model.new_state(),
+                state: kept.unwrap_or_else(|| self.model.new_state()),
                 tokens,
+                draft_length: DraftLength::new(self.options.speculate),
             });
         }
     }
 
-    /// Rows of this step for each running sequence: decoding ones first, then prompts in order of arrival.
-    fn share_rows(&self) -> Vec<usize> {
+    /// Whether a running prompt is about to leave a longer prefix of `prompt` in the cache than is there now: then it is
+    /// worth waiting for. A sequence that leaves, for whatever reason, keeps nobody waiting.
+    fn is_prefix_coming(&self, prompt: &[u32]) -> bool {
+        let Some(prefixes) = &self.prefixes else {
+            return false;
+        };
+        let here = prefixes.longest(prompt);
+        self.running.iter().any(|sequence| {
+            let own = &sequence.request.prompt;
+            let common = common_prefix(own, &prompt[..prompt.len() - 1]);
+            let next = next_kept(
+                sequence.state.tokens(),
+                own.len(),
+                self.options.prefix_interval,
+            );
+            next.is_some_and(|next| here < next && next <= common)
+        })
+    }
+
+    /// The rows of this step: decoding sequences first, then prompts in order of arrival, then guesses.
+    fn share_rows(&self) -> Vec<Share> {
         let mut left = self.options.step_rows;
-        let mut shares = vec![0; self.running.len()];
+        let share = |_: &Sequence| Share {
+            rows: 0,
+            draft: Vec::new(),
+        };
+        let mut shares: Vec<Share> = self.running.iter().map(share).collect();
         for prompts in [false, true] {
             for (share, sequence) in shares.iter_mut().zip(&self.running) {
-                if (sequence.pending() > 1) == prompts {
-                    *share = sequence.pending().min(left);
-                    left -= *share;
+                if sequence.in_prompt() != prompts {
+                    continue;
                 }
+                let (fed, prompt) = (sequence.state.tokens(), sequence.request.prompt.len());
+                let kept = self
+                    .prefixes
+                    .as_ref()
+                    .and_then(|_| next_kept(fed, prompt, self.options.prefix_interval));
+                let rows = kept.map_or(sequence.pending(), |kept| kept - fed);
+                share.rows = rows.min(left);
+                left -= share.rows;
+            }
+        }
+        for (share, sequence) in shares.iter_mut().zip(&self.running) {
+            // Not while tokens are left to feed, and none behind the last one asked for.
+            let wanted = sequence.request.max_tokens - sequence.output().len();
+            let len = sequence.draft_length.get().min(left).min(wanted - 1);
+            if share.rows == sequence.pending() && !sequence.in_prompt() && len > 0 {
+                share.draft = speculate::draft(&sequence.tokens, len);
+                left -= share.draft.len();
             }
         }
         shares

@@ -119,6 +119,7 @@ fn a_request_answers_the_same_in_every_batch() {
             let options = EngineOptions {
                 step_rows,
                 max_sequences,
+                ..EngineOptions::default()
             };
             assert_eq!(
                 answers(&model, &requests, options),

@@ -99,10 +99,15 @@ impl<T: Copy + Default> Blocks<T> {
     }
 
     fn bytes(&self) -> usize {
-        self.blocks
-            .iter()
-            .map(|block| size_of_val::<[T]>(block))
-            .sum()
+        let mut bytes = 0;
+        self.visit(&mut |_, block| bytes += block);
+        bytes
+    }
+
+    fn visit(&self, visit: &mut dyn FnMut(usize, usize)) {
+        for block in &self.blocks {
+            visit(block.as_ptr().addr(), size_of_val::<[T]>(block));
+        }
     }
 }
 
@@ -200,6 +205,19 @@ impl KvCache {
             Values::F32(b) => b.bytes(),
         };
         keys + values
+    }
+
+    /// The address and bytes of each block; clones share blocks until one side writes to them.
+    pub fn visit_blocks(&self, visit: &mut dyn FnMut(usize, usize)) {
+        match &self.keys {
+            Keys::Pairs(b) => b.visit(visit),
+            Keys::Bf16(b) => b.visit(visit),
+            Keys::F32(b) => b.visit(visit),
+        }
+        match &self.values {
+            Values::Bf16(b) => b.visit(visit),
+            Values::F32(b) => b.visit(visit),
+        }
     }
 
     /// Appends rows `rows` of `k` and `v`, both `[R, KVH * head_dim]`.
