@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use jetblock_models::{LogitRows, Model, ModelError, Piece, SequenceState, Workspace};
+use jetblock_models::{LogitRows, Model, ModelError, Piece, PieceResult, SequenceState, Workspace};
 use jetblock_ops::sampling::{Sampling, SamplingParams};
 use jetblock_ops::softmax;
 use jetblock_simd::{Cpu, fp_env};
@@ -307,46 +307,14 @@ impl Engine {
         let mut done = vec![false; self.running.len()];
         for (index, result) in indices.into_iter().zip(results) {
             let sequence = &mut self.running[index];
-            let draft = &shares[index].draft;
-            let before = before[index].take();
-            match (result, before) {
-                (Ok(logits), _) if logits.is_empty() => {}
-                (Ok(logits), before) => {
-                    let vocab_size = self.model.config().vocab_size;
-                    let rows = logits.len() / vocab_size;
-                    let known = &logits[(rows - 1 - draft.len()) * vocab_size..];
-                    let mut accepted = 0;
-                    for row in known.chunks_exact(vocab_size) {
-                        done[index] = draw(sequence, row, &self.cpu, &mut events);
-                        if done[index] || draft.get(accepted) != sequence.tokens.last() {
-                            break;
-                        }
-                        accepted += 1;
-                    }
-                    self.speculation.decode_steps += 1;
-                    self.speculation.tokens += 1 + accepted as u64;
-                    if let Some(before) = before {
-                        self.speculation.drafted += draft.len() as u64;
-                        self.speculation.accepted += accepted as u64;
-                        sequence.draft_length.learn(draft.len(), accepted);
-                        if accepted < draft.len() {
-                            sequence.state = before;
-                        }
-                    }
-                }
-                // A guess may be what the model refuses: the request itself may still be fine.
-                (Err(_), Some(before)) => {
-                    sequence.state = before;
-                    sequence.draft_length.stop();
-                }
-                (Err(error), None) => {
-                    events.push(Event::Failed {
-                        id: sequence.id,
-                        error: error.to_string(),
-                    });
-                    done[index] = true;
-                }
-            }
+            let computed = Computed {
+                result,
+                draft: &shares[index].draft,
+                before: before[index].take(),
+                vocab_size: self.model.config().vocab_size,
+            };
+            done[index] =
+                computed.conclude(sequence, &self.cpu, &mut self.speculation, &mut events);
             if let Some(prefixes) = &mut self.prefixes {
                 let fed = sequence.state.tokens();
                 let (prompt, interval) =
@@ -439,6 +407,68 @@ impl Engine {
             }
         }
         shares
+    }
+}
+
+/// What a step has computed for one sequence.
+struct Computed<'a> {
+    result: PieceResult,
+    /// The guesses among its rows, and the state before them.
+    draft: &'a [u32],
+    before: Option<SequenceState>,
+    vocab_size: usize,
+}
+
+impl Computed<'_> {
+    /// Draws a token, and one more for each guess that was drawn; true when the sequence is complete.
+    fn conclude(
+        self,
+        sequence: &mut Sequence,
+        cpu: &Cpu,
+        stats: &mut SpeculationStats,
+        events: &mut Vec<Event>,
+    ) -> bool {
+        let draft = self.draft;
+        let logits = match (self.result, self.before.as_ref()) {
+            (Ok(logits), _) => logits,
+            // A guess may be what the model refuses: the request itself may still be fine.
+            (Err(_), Some(before)) => {
+                sequence.state = before.clone();
+                sequence.draft_length.stop();
+                return false;
+            }
+            (Err(error), None) => {
+                events.push(Event::Failed {
+                    id: sequence.id,
+                    error: error.to_string(),
+                });
+                return true;
+            }
+        };
+        if logits.is_empty() {
+            return false;
+        }
+        let rows = logits.len() / self.vocab_size;
+        let known = &logits[(rows - 1 - draft.len()) * self.vocab_size..];
+        let (mut accepted, mut is_done) = (0, false);
+        for row in known.chunks_exact(self.vocab_size) {
+            is_done = draw(sequence, row, cpu, events);
+            if is_done || draft.get(accepted) != sequence.tokens.last() {
+                break;
+            }
+            accepted += 1;
+        }
+        stats.decode_steps += 1;
+        stats.tokens += 1 + accepted as u64;
+        if let Some(before) = self.before {
+            stats.drafted += draft.len() as u64;
+            stats.accepted += accepted as u64;
+            sequence.draft_length.learn(draft.len(), accepted);
+            if accepted < draft.len() {
+                sequence.state = before;
+            }
+        }
+        is_done
     }
 }
 
