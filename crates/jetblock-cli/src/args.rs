@@ -1,11 +1,11 @@
 //! The command line: options of every command, and the parsing that several commands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use jetblock_models::{Model, Options};
+use jetblock_models::{LoadProgress, Model, Options};
 use jetblock_ops::linear::OperandKind;
 use jetblock_simd::{Cpu, Level};
 use jetblock_tensor::DType;
@@ -154,14 +154,27 @@ impl ModelArgs {
 
     /// Loads the weights of an unpacked folder, showing progress.
     pub(crate) fn load(&self, folder: &Folder, output: &Output) -> anyhow::Result<Model> {
+        self.load_with(folder, output, Model::load)
+    }
+
+    /// Opens an unpacked folder, showing the progress of its weights.
+    pub(crate) fn load_with<T, E>(
+        &self,
+        folder: &Folder,
+        output: &Output,
+        open: impl FnOnce(&Path, Options, &mut dyn FnMut(LoadProgress)) -> Result<T, E>,
+    ) -> anyhow::Result<T>
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
         let bar = output.progress("loading", 0, Unit::Bytes);
-        let model = Model::load(folder.path(), self.options(), &mut |progress| {
+        let opened = open(folder.path(), self.options(), &mut |progress| {
             bar.set_length(progress.total);
             bar.set_position(progress.done);
         })
         .with_context(|| format!("cannot load {}", folder.name()))?;
         bar.finish_and_clear();
-        Ok(model)
+        Ok(opened)
     }
 }
 

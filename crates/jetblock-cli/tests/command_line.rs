@@ -100,10 +100,15 @@ Chat:
       --message <ROLE:TEXT>       A message, such as user:Hello or assistant:Hi; may be repeated
       --messages <FILE>           JSON file with a list of messages, in the OpenAI format
       --tools <FILE>              JSON file with a list of tools, in the OpenAI format
-      --thinking                  Let the model think before it answers
-      --no-thinking               Have the model answer at once
+      --think <MODE>              Whether the model thinks before it answers, by its template's own switch [default: the template's] [possible values: on, off, medium]
+      --literal-markers           Pass /think and /no_think in messages on as text where they switch nothing
       --template-arg <NAME=JSON>  A further variable of the template, its value in JSON; may be repeated
       --now <DATE>                Date (and time) for templates that print it, such as 2026-11-23; the clock is never read
+
+Thinking budget (for prompts that end in <think>):
+      --thinking-budget <N>    Close the think block at the first newline after N tokens of reasoning
+      --thinking-grace <N>     Close it anywhere N tokens later [default: a tenth of the budget]
+      --thinking-close <TEXT>  What ends reasoning that is cut, before </think> [default: a blank line]
 
 Sampling (defaults are the model's):
       --temperature <T>         Divides the logits; 0 takes the most likely token
@@ -283,37 +288,13 @@ fn samples_are_numbered_and_end_at_stop_strings() {
     let whole = json(&arguments);
     let samples = whole["samples"].as_array().unwrap();
     assert_eq!(samples.len(), 3);
-    assert_ne!(samples[0]["text"], samples[1]["text"]);
-    let text = samples[0]["text"].as_str().unwrap();
+    assert_ne!(samples[0]["content"], samples[1]["content"]);
+    let text = samples[0]["content"].as_str().unwrap();
     let stop: String = text.chars().skip(10).take(3).collect();
     let stopped = json(&[&arguments[..], &["--stop", &stop]].concat());
     let stopped = &stopped["samples"][0];
     assert_eq!(stopped["finish_reason"], "stop_string");
-    assert_eq!(stopped["text"], text.split(&stop).next().unwrap());
-}
-
-#[test]
-fn chat_uses_the_models_template() {
-    let arguments = [
-        "generate",
-        "--chat",
-        "-p",
-        "Hi",
-        "--max-tokens",
-        "8",
-        "--temperature",
-        "0",
-        "--quiet",
-    ];
-    let answer = stdout(&[&arguments[..], &["--no-thinking"]].concat());
-    assert!(!answer.trim().is_empty());
-    let thinking = json(&[&arguments[..], &["--thinking", "--json"]].concat());
-    assert!(
-        !thinking["samples"][0]["reasoning"]
-            .as_str()
-            .unwrap()
-            .is_empty()
-    );
+    assert_eq!(stopped["content"], text.split(&stop).next().unwrap());
 }
 
 #[test]

@@ -16,6 +16,7 @@ use minijinja::value::{Kwargs, Serde, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value as Jinja, syntax::SyntaxConfig};
 use serde_json::{Map, Value};
 
+use crate::cascade::{Cascade, Think, check_obeyed, is_asked};
 use crate::civil_time::CivilTime;
 use crate::error::{catch_panic, read_optional_file};
 use crate::message::normalize;
@@ -53,8 +54,10 @@ pub struct ChatRequest {
     pub documents: Vec<Value>,
     /// Whether the prompt ends with the header of the assistant's turn.
     pub add_generation_prompt: bool,
-    /// Whether the model thinks before it answers; `None` leaves it to the template.
-    pub enable_thinking: Option<bool>,
+    /// Whether the model thinks before it answers, by the template's own switch; `None` leaves it to the template.
+    pub think: Option<Think>,
+    /// Whether `/think` and `/no_think` in messages may be mere text; otherwise they are refused where they are.
+    pub literal_markers: bool,
     /// Further variables of the template, such as `truncate_history_thinking`. They win over the standard ones.
     pub kwargs: Map<String, Value>,
     /// The template's name; `None` takes `tool_use` for requests with tools where it exists, else `default`.
@@ -141,6 +144,18 @@ impl ChatTemplate {
 
     /// The prompt, to be encoded with [`AddSpecialTokens::No`](crate::AddSpecialTokens::No).
     pub fn render(&self, request: &ChatRequest) -> Result<String, TextError> {
+        if !is_asked(request) {
+            return self.render_as_is(request);
+        }
+        self.template_name(request)?;
+        let request = Cascade::detect(self, request).apply(request)?;
+        let prompt = self.render_as_is(&request)?;
+        check_obeyed(&request, &prompt)?;
+        Ok(prompt)
+    }
+
+    /// Renders without a look at [`ChatRequest::think`] and at what the template can do.
+    pub(crate) fn render_as_is(&self, request: &ChatRequest) -> Result<String, TextError> {
         let name = self.template_name(request)?;
         let template = self.environment.get_template(name).map_err(failed)?;
         let variables = self.variables(request)?;
@@ -149,7 +164,11 @@ impl ChatTemplate {
             .map_err(failed)
     }
 
-    fn template_name<'a>(&'a self, request: &'a ChatRequest) -> Result<&'a str, TextError> {
+    /// The name of the template that a request uses.
+    pub(crate) fn template_name<'a>(
+        &'a self,
+        request: &'a ChatRequest,
+    ) -> Result<&'a str, TextError> {
         let has = |name: &str| self.names.iter().any(|have| have == name);
         match &request.template {
             Some(name) if has(name) => Ok(name),
@@ -191,9 +210,6 @@ impl ChatTemplate {
             "add_generation_prompt",
             request.add_generation_prompt.into(),
         );
-        if let Some(enable_thinking) = request.enable_thinking {
-            variables.insert("enable_thinking", enable_thinking.into());
-        }
         let now = request.now;
         let strftime_now = move |format: &str| match now {
             Some(now) => now

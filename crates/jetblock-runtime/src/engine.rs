@@ -31,6 +31,16 @@ pub struct Request {
     pub stop_tokens: Vec<u32>,
     /// Report each token's log-probability under the unmodified logits.
     pub log_probs: bool,
+    /// Tokens that are not left to the draw.
+    pub forced: Option<Arc<dyn ForcedTokens>>,
+}
+
+/// Decides single tokens of an output in place of the draw (NUMERICS.md, section 11).
+///
+/// The answer is a function of the output alone, so that it is the same in every batch and after every rollback.
+pub trait ForcedTokens: std::fmt::Debug + Send + Sync {
+    /// The token that follows this output, `None` where it is drawn.
+    fn next(&self, output: &[u32]) -> Option<u32>;
 }
 
 /// Names a submitted request in events.
@@ -40,7 +50,7 @@ pub struct RequestId(u64);
 /// Something that happened in a step.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A token was drawn.
+    /// A token was drawn, or forced.
     Token {
         /// The request.
         id: RequestId,
@@ -48,6 +58,8 @@ pub enum Event {
         token: u32,
         /// ln p(token), where asked for.
         log_prob: Option<f32>,
+        /// Whether the request's [`ForcedTokens`] chose it.
+        forced: bool,
     },
     /// The request is complete and has left the engine.
     Finished {
@@ -485,7 +497,15 @@ fn draw(sequence: &mut Sequence, logits: &[f32], cpu: &Cpu, events: &mut Vec<Eve
         sample_index: request.sample_index,
         position: sequence.tokens.len() as u64,
     };
-    let drawn = sampling.cpu(cpu).and_then(|token| {
+    let forced = request
+        .forced
+        .as_ref()
+        .and_then(|forced| forced.next(sequence.output()));
+    let token = match forced {
+        Some(token) => sampling.check_forced(token).map(|()| token),
+        None => sampling.cpu(cpu),
+    };
+    let drawn = token.and_then(|token| {
         let log_prob = request
             .log_probs
             .then(|| softmax::log_prob(logits, token as usize, cpu))
@@ -506,6 +526,7 @@ fn draw(sequence: &mut Sequence, logits: &[f32], cpu: &Cpu, events: &mut Vec<Eve
         id,
         token,
         log_prob,
+        forced: forced.is_some(),
     });
     let stopped = request.stop_tokens.contains(&token);
     sequence.tokens.push(token);

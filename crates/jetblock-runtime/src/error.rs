@@ -92,6 +92,9 @@ pub enum TextError {
         /// The text given to `raise_exception`.
         message: String,
     },
+    /// The request asks for what the chat template cannot do.
+    #[error(transparent)]
+    Cascade(#[from] crate::CascadeError),
 }
 
 impl TextError {

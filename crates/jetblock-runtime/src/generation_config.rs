@@ -129,6 +129,15 @@ impl GenerationConfig {
         self.eos_token_id = self.eos_token_id.ids().iter().copied().chain(ids).collect();
     }
 
+    /// Whether the file says anything about how to sample.
+    pub fn says_how_to_sample(&self) -> bool {
+        self.do_sample.is_some()
+            || self.temperature.is_some()
+            || self.top_k.is_some()
+            || self.top_p.is_some()
+            || self.min_p.is_some()
+    }
+
     /// The temperature to use where a request states none: as in Transformers, sampling has to be asked for, with
     /// `do_sample` or (where that is absent) a temperature; otherwise it is 0, the most likely token.
     pub fn default_temperature(&self) -> f32 {

@@ -35,54 +35,107 @@ impl Delta {
 /// Splits text that arrives in pieces. Reasoning, marker and answer put together are the text that came in: nothing
 /// is trimmed.
 #[derive(Clone, Debug)]
-pub struct ReasoningSplitter {
-    /// Looks for the marker; `None` once the answer has begun.
-    end: Option<StopMatcher>,
+pub struct ReasoningSplitter(Place);
+
+/// Where the next text belongs.
+#[derive(Clone, Debug)]
+enum Place {
+    /// Before a marker that is found by its text.
+    Text(StopMatcher),
+    /// Before a marker that is a token, `until` bytes before it where it has come; `passed` bytes have.
+    Token { passed: usize, until: Option<usize> },
+    /// Inside the marker, this many bytes before its end.
+    Marker(usize),
+    /// In the answer.
+    Answer,
 }
 
 impl ReasoningSplitter {
-    /// A splitter for the output after this prompt.
-    pub fn for_prompt(prompt: &str) -> ReasoningSplitter {
-        let matcher = || StopMatcher::new([THINK_END]).expect("the marker is a valid stop string");
-        ReasoningSplitter {
-            end: prompt_opens_thinking(prompt).then(matcher),
-        }
+    /// A splitter for the output after this prompt. Where the marker is a token of its own, only that token ends the
+    /// reasoning ([`end_at`](Self::end_at)), not text that happens to spell it.
+    pub fn for_prompt(prompt: &str, marker_is_a_token: bool) -> ReasoningSplitter {
+        ReasoningSplitter(match (prompt_opens_thinking(prompt), marker_is_a_token) {
+            (false, _) => Place::Answer,
+            (true, false) => {
+                let end = StopMatcher::new([THINK_END]).expect("the marker is a valid stop string");
+                Place::Text(end)
+            }
+            (true, true) => Place::Token {
+                passed: 0,
+                until: None,
+            },
+        })
     }
 
     /// Whether the next text is still reasoning.
     pub fn is_reasoning(&self) -> bool {
-        self.end.is_some()
+        matches!(self.0, Place::Text(_) | Place::Token { .. })
+    }
+
+    /// Says that the marker's token has come: its text begins this many bytes after the beginning of the output.
+    pub fn end_at(&mut self, byte: usize) {
+        if let Place::Token {
+            until: until @ None,
+            ..
+        } = &mut self.0
+        {
+            *until = Some(byte);
+        }
     }
 
     /// Takes more text; what may be the beginning of the marker is held back.
     pub fn push(&mut self, text: &str) -> Delta {
-        let Some(end) = &mut self.end else {
-            return Delta {
+        match &mut self.0 {
+            Place::Answer => Delta {
                 content: text.to_owned(),
                 ..Delta::default()
-            };
-        };
-        let mut delta = Delta::default();
-        // One character at a time, so that the text behind the marker is known exactly.
-        for (at, c) in text.char_indices() {
-            let next = at + c.len_utf8();
-            delta.reasoning.push_str(&end.push(&text[at..next]));
-            if end.found().is_some() {
-                delta.content.push_str(&text[next..]);
-                self.end = None;
-                break;
+            },
+            Place::Text(end) => {
+                let (reasoning, content) = end.push_until(text);
+                if content.is_some() {
+                    self.0 = Place::Answer;
+                }
+                Delta {
+                    reasoning,
+                    content: content.unwrap_or_default().to_owned(),
+                }
+            }
+            Place::Token { passed, until } => {
+                let left = until.map_or(usize::MAX, |until| until - *passed);
+                *passed += text.len();
+                if text.len() < left {
+                    return Delta {
+                        reasoning: text.to_owned(),
+                        ..Delta::default()
+                    };
+                }
+                let (reasoning, rest) = text.split_at(left);
+                self.0 = Place::Marker(THINK_END.len());
+                Delta {
+                    reasoning: reasoning.to_owned(),
+                    ..self.push(rest)
+                }
+            }
+            Place::Marker(left) => {
+                let skipped = text.len().min(*left);
+                *left -= skipped;
+                if *left == 0 {
+                    self.0 = Place::Answer;
+                }
+                Delta {
+                    content: text[skipped..].to_owned(),
+                    ..Delta::default()
+                }
             }
         }
-        delta
     }
 
     /// What was held back. An output that ends before the marker has reasoning only.
     pub fn finish(&mut self) -> Delta {
-        let reasoning = self
-            .end
-            .as_mut()
-            .map(StopMatcher::finish)
-            .unwrap_or_default();
+        let reasoning = match &mut self.0 {
+            Place::Text(end) => end.finish(),
+            _ => String::new(),
+        };
         Delta {
             reasoning,
             ..Delta::default()
@@ -97,7 +150,7 @@ mod tests {
     use super::*;
 
     fn run(prompt: &str, pieces: &[&str]) -> (String, String) {
-        let mut splitter = ReasoningSplitter::for_prompt(prompt);
+        let mut splitter = ReasoningSplitter::for_prompt(prompt, false);
         let mut deltas: Vec<Delta> = pieces.iter().map(|piece| splitter.push(piece)).collect();
         deltas.push(splitter.finish());
         deltas.into_iter().fold(Default::default(), |(r, c), d| {
@@ -150,7 +203,44 @@ mod tests {
         assert!(!prompt_opens_thinking(""));
     }
 
+    #[test]
+    fn where_the_marker_is_a_token_its_spelling_is_text() {
+        let mut splitter = ReasoningSplitter::for_prompt(OPEN, true);
+        let before = "write </think> to end";
+        let mut deltas = vec![splitter.push(before)];
+        assert!(splitter.is_reasoning());
+        splitter.end_at(before.len());
+        // The marker may be held back by whoever looks for stop strings, and come in pieces.
+        deltas.extend(["</", "think>4", "2</think>"].map(|piece| splitter.push(piece)));
+        splitter.end_at(0);
+        deltas.push(splitter.push("!"));
+        let (reasoning, content) = deltas
+            .into_iter()
+            .fold(<(String, String)>::default(), |(r, c), d| {
+                (r + &d.reasoning, c + &d.content)
+            });
+        assert_eq!(
+            (reasoning.as_str(), content.as_str()),
+            (before, "42</think>!")
+        );
+    }
+
     proptest! {
+        #[test]
+        fn a_token_splits_where_it_stands(before in "[ab</>]{0,6}", after in "[ab</>é]{0,6}", held in 0..4_usize, size in 1..5_usize) {
+            let mut splitter = ReasoningSplitter::for_prompt(OPEN, true);
+            let text = format!("{before}{THINK_END}{after}");
+            // Some of the text before the marker may arrive after its token has.
+            let held = before.len() - held.min(before.len());
+            let mut parts = vec![splitter.push(&before[..held])];
+            splitter.end_at(before.len());
+            let rest: Vec<char> = text[held..].chars().collect();
+            parts.extend(rest.chunks(size).map(|piece| splitter.push(&String::from_iter(piece))));
+            parts.push(splitter.finish());
+            let (reasoning, content) = parts.into_iter().fold(<(String, String)>::default(), |(r, c), d| (r + &d.reasoning, c + &d.content));
+            prop_assert_eq!((reasoning, content), (before, after));
+        }
+
         #[test]
         fn any_split_gives_the_same_parts(pieces in prop::collection::vec("[<]?[/]?(think)?[>]?[ab]?|</think>", 0..8)) {
             let text = pieces.concat();

@@ -7,11 +7,11 @@ use jetblock_models::{LoadProgress, Model, ModelError, Options};
 use jetblock_ops::sampling::SamplingParams;
 use jetblock_simd::Cpu;
 
-use crate::engine::{Engine, EngineOptions, Event, FinishReason, Request, RequestError, RequestId};
+use crate::completion::Sample;
+use crate::engine::{Engine, EngineOptions, Event, ForcedTokens, Request, RequestError};
 use crate::{
-    AddSpecialTokens, ChatRequest, ChatTemplate, Delta, GenerationConfig, ReasoningSplitter,
-    SkipSpecialTokens, StopMatcher, StreamDecoder, THINK_END, TextError, Tokenizer,
-    TokenizerConfig,
+    AddSpecialTokens, ChatRequest, ChatTemplate, Completion, Delta, GenerationConfig, Mode,
+    Recommendation, TextError, ThinkingBudget, Tokenizer, TokenizerConfig, prompt_opens_thinking,
 };
 
 /// A loaded model folder.
@@ -53,22 +53,19 @@ pub struct TextRequest {
     pub stop: Vec<String>,
     /// Whether special tokens are part of the text.
     pub show_special_tokens: bool,
+    /// How long the model may think; the prompt must open a think block.
+    pub thinking_budget: Option<ThinkingBudget>,
 }
 
-/// One finished sample.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
-pub struct Completion {
-    /// The answer.
-    pub text: String,
-    /// What stood before `</think>`, where the prompt opened a think block.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub reasoning: String,
-    /// The tokens drawn, the stop token included.
-    pub tokens: Vec<u32>,
-    /// ln p of each token.
-    pub log_probs: Vec<f32>,
-    /// `stop_token`, `stop_string`, `max_tokens` or `error: ...`.
-    pub finish_reason: String,
+/// What holds where a request says nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Defaults {
+    /// How tokens are drawn.
+    pub sampling: SamplingParams,
+    /// Most tokens, if anyone has a word on it.
+    pub max_tokens: Option<usize>,
+    /// NVIDIA's recommendation, where it was taken because the checkpoint says nothing.
+    pub recommendation: Option<Recommendation>,
 }
 
 /// Why a session cannot be opened or a request cannot be answered.
@@ -89,6 +86,11 @@ pub enum SessionError {
         "the model has no chat template, expected chat_template.jinja or chat_template in tokenizer_config.json"
     )]
     NoChatTemplate,
+    /// A thinking budget for a prompt that does not think.
+    #[error(
+        "the request has a thinking budget, but the prompt does not end with an opened think block (<think>)"
+    )]
+    BudgetWithoutThinking,
 }
 
 impl Session {
@@ -122,18 +124,14 @@ impl Session {
                 self.tokenizer.encode(text, AddSpecialTokens::Yes)?,
             ),
             Prompt::Chat(request) => {
-                let text = self
-                    .chat_template
-                    .as_ref()
-                    .ok_or(SessionError::NoChatTemplate)?
-                    .render(request)?;
+                let text = self.render(request)?;
                 let ids = self.tokenizer.encode(&text, AddSpecialTokens::No)?;
                 (text, ids)
             }
         })
     }
 
-    /// The sampling parameters that the checkpoint recommends.
+    /// The sampling parameters of `generation_config.json`.
     pub fn default_sampling(&self) -> SamplingParams {
         let config = &self.generation_config;
         let plain = SamplingParams::default();
@@ -149,6 +147,43 @@ impl Session {
         }
     }
 
+    /// What holds for this prompt where its request says nothing: the checkpoint's word, else, for a chat, what NVIDIA
+    /// recommends for the model.
+    pub fn defaults(&self, prompt: &Prompt) -> Result<Defaults, SessionError> {
+        let config = &self.generation_config;
+        let mut defaults = Defaults {
+            sampling: self.default_sampling(),
+            max_tokens: config.max_new_tokens,
+            recommendation: None,
+        };
+        let Prompt::Chat(request) = prompt else {
+            return Ok(defaults);
+        };
+        if config.says_how_to_sample() {
+            return Ok(defaults);
+        }
+        let thinks = prompt_opens_thinking(&self.render(request)?);
+        let mode = match thinks {
+            _ if !request.tools.is_empty() => Mode::ToolCalling { thinks },
+            true => Mode::Thinking,
+            false => Mode::Answering,
+        };
+        if let Some(recommendation) = Recommendation::of(self.model.config(), mode) {
+            defaults.sampling.temperature = recommendation.temperature;
+            defaults.sampling.top_p = recommendation.top_p;
+            defaults.max_tokens = defaults.max_tokens.or(recommendation.max_tokens);
+            defaults.recommendation = Some(recommendation);
+        }
+        Ok(defaults)
+    }
+
+    fn render(&self, request: &ChatRequest) -> Result<String, SessionError> {
+        let template = self.chat_template.as_ref();
+        Ok(template
+            .ok_or(SessionError::NoChatTemplate)?
+            .render(request)?)
+    }
+
     /// Answers a request; `on_text` hears each piece of text that can no longer change, with its sample's index.
     pub fn generate(
         &self,
@@ -158,6 +193,7 @@ impl Session {
         on_text: &mut dyn FnMut(u32, &Delta),
     ) -> Result<Vec<Completion>, SessionError> {
         let (text, prompt) = self.encode(&request.prompt)?;
+        let budget = self.budget_rule(request.thinking_budget.as_ref(), &prompt)?;
         let mut engine = Engine::new(self.model.clone(), cpu.clone(), options);
         let mut samples = Vec::new();
         for sample_index in 0..request.samples {
@@ -169,6 +205,7 @@ impl Session {
                 max_tokens: request.max_tokens,
                 stop_tokens: self.generation_config.eos_token_id.ids().to_vec(),
                 log_probs: true,
+                forced: budget.clone(),
             })?;
             samples.push(Sample::new(self, id, &text, request)?);
         }
@@ -184,104 +221,25 @@ impl Session {
                 if !delta.is_empty() {
                     on_text(index as u32, &delta);
                 }
-                if samples[index].stops.found().is_some() {
+                if samples[index].is_stopped() {
                     engine.cancel(samples[index].id);
                 }
             }
         }
-        Ok(samples
-            .into_iter()
-            .map(|sample| sample.completion)
-            .collect())
+        Ok(samples.into_iter().map(Sample::into_completion).collect())
     }
-}
 
-/// A sample on its way from tokens to text.
-struct Sample {
-    id: RequestId,
-    decoder: StreamDecoder,
-    stops: StopMatcher,
-    splitter: ReasoningSplitter,
-    stop_tokens: Vec<u32>,
-    completion: Completion,
-}
-
-impl Sample {
-    fn new(
-        session: &Session,
-        id: RequestId,
-        prompt: &str,
-        request: &TextRequest,
-    ) -> Result<Sample, SessionError> {
-        let skip = if request.show_special_tokens {
-            SkipSpecialTokens::No
-        } else {
-            SkipSpecialTokens::Yes
+    fn budget_rule(
+        &self,
+        budget: Option<&ThinkingBudget>,
+        prompt: &[u32],
+    ) -> Result<Option<Arc<dyn ForcedTokens>>, SessionError> {
+        let Some(budget) = budget else {
+            return Ok(None);
         };
-        let mut decoder = session.tokenizer.decode_stream(skip);
-        if let Some(end) = session.tokenizer.token_to_id(THINK_END) {
-            decoder = decoder.show(end);
+        match budget.rule(prompt, &self.tokenizer)? {
+            Some(rule) => Ok(Some(Arc::new(rule))),
+            None => Err(SessionError::BudgetWithoutThinking),
         }
-        let stops = request
-            .stop
-            .iter()
-            .chain(&session.generation_config.stop_strings)
-            .cloned();
-        Ok(Sample {
-            id,
-            decoder,
-            stops: StopMatcher::new(stops)?,
-            splitter: ReasoningSplitter::for_prompt(prompt),
-            stop_tokens: session.generation_config.eos_token_id.ids().to_vec(),
-            completion: Completion::default(),
-        })
-    }
-
-    /// Takes an event of this sample; returns text that can no longer change.
-    fn hear(&mut self, event: &Event) -> Result<Delta, SessionError> {
-        let done = &mut self.completion;
-        if !done.finish_reason.is_empty() {
-            return Ok(Delta::default());
-        }
-        let text = match event {
-            Event::Token {
-                token, log_prob, ..
-            } => {
-                done.tokens.push(*token);
-                done.log_probs.extend(log_prob);
-                if self.stop_tokens.contains(token) {
-                    return Ok(Delta::default());
-                }
-                self.stops.push(&self.decoder.push(*token)?)
-            }
-            Event::Finished { reason, .. } => {
-                done.finish_reason = match reason {
-                    FinishReason::StopToken(_) => "stop_token".into(),
-                    FinishReason::MaxTokens => "max_tokens".into(),
-                };
-                self.flush()?
-            }
-            Event::Failed { error, .. } => {
-                done.finish_reason = format!("error: {error}");
-                self.flush()?
-            }
-        };
-        let mut delta = self.splitter.push(&text);
-        if self.stops.found().is_some() {
-            self.completion.finish_reason = "stop_string".into();
-        }
-        if !self.completion.finish_reason.is_empty() {
-            let rest = self.splitter.finish();
-            delta.reasoning += &rest.reasoning;
-            delta.content += &rest.content;
-        }
-        self.completion.reasoning += &delta.reasoning;
-        self.completion.text += &delta.content;
-        Ok(delta)
-    }
-
-    fn flush(&mut self) -> Result<String, SessionError> {
-        let last = self.decoder.finish()?;
-        Ok(self.stops.push(&last) + &self.stops.finish())
     }
 }

@@ -97,6 +97,20 @@ impl StopMatcher {
         std::mem::replace(&mut self.held, kept)
     }
 
+    /// Like [`push`](Self::push); where this text completes a stop string, also what follows it.
+    pub fn push_until<'a>(&mut self, text: &'a str) -> (String, Option<&'a str>) {
+        let mut before = String::new();
+        // One character at a time, so that the text behind the stop string is known exactly.
+        for (at, c) in text.char_indices() {
+            let next = at + c.len_utf8();
+            before.push_str(&self.push(&text[at..next]));
+            if self.found.is_some() {
+                return (before, Some(&text[next..]));
+            }
+        }
+        (before, None)
+    }
+
     /// What was held back; call it when generation ended for another reason.
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
@@ -225,6 +239,26 @@ mod tests {
             prop_assert_eq!(run(&stops, &pieces), expected.clone());
             prop_assert_eq!(run(&stops, &[&text]), expected.clone());
             prop_assert!(stops.iter().all(|stop| !expected.0.contains(stop)));
+        }
+
+        #[test]
+        fn what_follows_a_stop_string_is_known(stop in "[ab]{1,3}", pieces in prop::collection::vec("[abcé]{0,5}", 0..8)) {
+            let mut matcher = StopMatcher::new([&stop]).unwrap();
+            let mut out = (String::new(), None);
+            for piece in &pieces {
+                let (before, after) = match &mut out.1 {
+                    None => matcher.push_until(piece),
+                    Some(after) => { *after += piece.as_str(); continue }
+                };
+                out = (out.0 + &before, after.map(str::to_owned));
+            }
+            out.0 += &matcher.finish();
+            let whole = pieces.concat();
+            let expected = match whole.split_once(&stop) {
+                Some((before, after)) => (before.to_owned(), Some(after.to_owned())),
+                None => (whole, None),
+            };
+            prop_assert_eq!(out, expected);
         }
 
         #[test]

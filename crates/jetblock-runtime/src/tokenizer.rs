@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Deserialize;
 use tokenizers::{DecoderWrapper, ModelWrapper};
@@ -51,6 +51,7 @@ struct Inner {
     decoding: Decoding,
     added: BTreeMap<u32, Added>,
     len: usize,
+    newline: OnceLock<Arc<[u32]>>,
 }
 
 struct Added {
@@ -152,6 +153,7 @@ impl Tokenizer {
             decoding,
             added,
             len: vocab.len(),
+            newline: OnceLock::new(),
         })))
     }
 
@@ -219,6 +221,26 @@ impl Tokenizer {
     /// Whether the id is a control token, such as `<|im_end|>`.
     pub fn is_special(&self, id: u32) -> bool {
         self.0.added.get(&id).is_some_and(|added| added.special)
+    }
+
+    /// The ids, ascending, of tokens whose text ends in a newline.
+    pub fn ids_ending_in_newline(&self) -> Arc<[u32]> {
+        let find = || {
+            let mut ids: Vec<u32> = self.0.library.get_vocab(true).into_values().collect();
+            ids.sort_unstable();
+            ids.retain(|&id| match self.0.decoding {
+                Decoding::ByteLevel => {
+                    let mut bytes = Vec::new();
+                    self.push_token_bytes(id, &mut bytes);
+                    bytes.ends_with(b"\n")
+                }
+                Decoding::Library => self
+                    .library_decode(&[id])
+                    .is_ok_and(|text| text.ends_with('\n')),
+            });
+            ids.into()
+        };
+        self.0.newline.get_or_init(find).clone()
     }
 
     /// Number of tokens.

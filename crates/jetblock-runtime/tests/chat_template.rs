@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jetblock_runtime::{
-    ChatRequest, ChatTemplate, FunctionCall, Message, TextError, TokenizerConfig, ToolCall,
+    ChatRequest, ChatTemplate, FunctionCall, Message, TextError, Think, TokenizerConfig, ToolCall,
 };
 use serde_json::{Value, json};
 
@@ -56,7 +56,9 @@ mod nemotron_3 {
 
     #[test]
     fn user_content_is_verbatim() {
-        let prompt = nemotron3(&chat(&[("user", "  a <b> & \"c\"\n\n/no_think ")]));
+        let mut request = chat(&[("user", "  a <b> & \"c\"\n\n/no_think ")]);
+        request.literal_markers = true;
+        let prompt = nemotron3(&request);
         let expected = format!(
             "{EMPTY_SYSTEM}<|im_start|>user\n  a <b> & \"c\"\n\n/no_think <|im_end|>\n{THINK}"
         );
@@ -161,9 +163,9 @@ mod nemotron_3 {
     #[test]
     fn thinking_can_be_switched_off() {
         let mut request = chat(&[("user", "Hi")]);
-        request.enable_thinking = Some(true);
+        request.think = Some(Think::On);
         assert!(nemotron3(&request).ends_with("<|im_start|>assistant\n<think>\n"));
-        request.enable_thinking = Some(false);
+        request.think = Some(Think::Off);
         assert!(nemotron3(&request).ends_with("<|im_start|>assistant\n<think></think>"));
     }
 
@@ -177,7 +179,7 @@ mod nemotron_3 {
     #[test]
     fn medium_effort_marks_the_last_user_message() {
         let mut request = chat(&[("user", "a"), ("assistant", "b"), ("user", "c")]);
-        request.kwargs.insert("medium_effort".into(), true.into());
+        request.think = Some(Think::Medium);
         let prompt = render(NEMOTRON3, &request);
         assert!(prompt.contains("user\na<|im_end|>"));
         assert!(prompt.contains("user\nc\n\n{reasoning effort: efficient}<|im_end|>"));
@@ -418,7 +420,11 @@ mod semantics {
 
     #[test]
     fn named_templates_are_chosen_by_use() {
-        let sources = [("default", "D"), ("tool_use", "T"), ("rag", "R")];
+        let sources = [
+            ("default", "D"),
+            ("tool_use", "T{{ tools }}"),
+            ("rag", "R{{ tools }}"),
+        ];
         let sources: BTreeMap<String, String> = sources
             .into_iter()
             .map(|(a, b)| (a.into(), b.into()))
@@ -427,9 +433,9 @@ mod semantics {
         let mut request = ChatRequest::default();
         assert_eq!(template.render(&request).unwrap(), "D");
         request.tools.push(json!({}));
-        assert_eq!(template.render(&request).unwrap(), "T");
+        assert_eq!(template.render(&request).unwrap(), "T[{}]");
         request.template = Some("rag".into());
-        assert_eq!(template.render(&request).unwrap(), "R");
+        assert_eq!(template.render(&request).unwrap(), "R[{}]");
         request.template = Some("none".into());
         let error = template.render(&request).unwrap_err().to_string();
         assert_eq!(

@@ -13,7 +13,7 @@ use jetblock_ops::rms_norm_gated::RmsNormGated;
 use jetblock_ops::sampling::{Sampling, SamplingParams};
 use jetblock_ops::selective_scan::SelectiveScan;
 use jetblock_runtime::verify::{Axis, Pools, Report, Space, Subject, run, verify};
-use jetblock_runtime::{Engine, EngineOptions, Event, FinishReason, Request};
+use jetblock_runtime::{Engine, EngineOptions, Event, FinishReason, ForcedTokens, Request};
 use jetblock_simd::{Cpu, Level};
 
 fn model() -> Arc<Model> {
@@ -36,6 +36,17 @@ fn request(i: u32) -> Request {
         max_tokens: 5 + i as usize,
         stop_tokens: Vec::new(),
         log_probs: false,
+        forced: None,
+    }
+}
+
+/// Forces one token of an output.
+#[derive(Debug)]
+struct ForceAt(usize, u32);
+
+impl ForcedTokens for ForceAt {
+    fn next(&self, output: &[u32]) -> Option<u32> {
+        (output.len() == self.0).then_some(self.1)
     }
 }
 
@@ -64,7 +75,8 @@ fn alone(model: &Model, request: &Request) -> Vec<u32> {
             sample_index: request.sample_index,
             position: tokens.len() as u64,
         };
-        output_ids.push(sampling.reference().expect("finite logits"));
+        let forced = request.forced.as_ref().and_then(|f| f.next(&output_ids));
+        output_ids.push(forced.unwrap_or(sampling.reference().expect("finite logits")));
     }
     output_ids
 }
@@ -105,6 +117,7 @@ fn answers(
 fn a_request_answers_the_same_in_every_batch() {
     let model = model();
     let mut requests: Vec<Request> = (0..5).map(request).collect();
+    requests[2].forced = Some(Arc::new(ForceAt(3, 42)));
     let mut want: Vec<_> = requests
         .iter()
         .map(|r| (alone(&model, r), FinishReason::MaxTokens))
@@ -130,6 +143,46 @@ fn a_request_answers_the_same_in_every_batch() {
         requests.reverse();
         want.reverse();
     }
+}
+
+#[test]
+fn forced_tokens_are_told_and_move_no_other_draw() {
+    let model = model();
+    let free = alone(&model, &request(4));
+    let run = |at, token| {
+        let mut request = request(4);
+        request.forced = Some(Arc::new(ForceAt(at, token)));
+        let mut engine = Engine::new(model.clone(), Cpu::single(), EngineOptions::default());
+        engine.submit(request).expect("a valid request");
+        let mut events = Vec::new();
+        while !engine.is_idle() {
+            events.extend(engine.step().expect("valid pieces"));
+        }
+        events
+    };
+    let tokens = |events: &[Event]| -> Vec<(u32, bool)> {
+        let token = |event: &Event| match event {
+            Event::Token { token, forced, .. } => Some((*token, *forced)),
+            _ => None,
+        };
+        events.iter().filter_map(token).collect()
+    };
+    // Forcing what would have been drawn changes nothing but the mark.
+    let same = tokens(&run(3, free[3]));
+    let want = free.iter().enumerate().map(|(i, &token)| (token, i == 3));
+    assert_eq!(same, want.collect::<Vec<_>>());
+    let other = tokens(&run(3, free[3] ^ 1));
+    assert_eq!(other[..3], same[..3]);
+    assert_eq!(other[3], (free[3] ^ 1, true));
+    assert_ne!(other[4..], same[4..], "the model must have read it");
+    // The engine survives a rule that names no token of the model.
+    let failed = run(2, 1 << 20);
+    assert_eq!(tokens(&failed), same[..2].to_vec());
+    let error = "sampling: forced token is id 1048576, expected ids below V = 97";
+    assert!(
+        matches!(failed.last(), Some(Event::Failed { error: e, .. }) if e == error),
+        "{failed:?}"
+    );
 }
 
 #[test]

@@ -27,6 +27,7 @@ fn request(prompt: Vec<u32>, seed: u64, max_tokens: usize) -> Request {
         max_tokens,
         stop_tokens: Vec::new(),
         log_probs: true,
+        forced: None,
     }
 }
 

@@ -66,6 +66,7 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
         max_tokens: args.max_tokens,
         stop: Vec::new(),
         show_special_tokens: false,
+        thinking_budget: None,
     };
     let start = Instant::now();
     let mut printed = Ok(());

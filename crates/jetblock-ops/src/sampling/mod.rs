@@ -83,6 +83,16 @@ impl Sampling<'_> {
         })
     }
 
+    /// Checks a token that takes the place of the draw, and all that a draw would have checked.
+    pub fn check_forced(&self, token: u32) -> Result<(), OpError> {
+        self.check()?;
+        let vocab = self.logits.len();
+        match (token as usize) < vocab {
+            true => Ok(()),
+            false => Err(id_out_of_range("forced token", token, vocab)),
+        }
+    }
+
     /// A uniform 64-bit integer that belongs to this draw alone.
     fn random(&self) -> u64 {
         rng::uniform_u64(
