@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from . import goldens, models, selfcheck
+from . import generation, goldens, models, selfcheck
 from .report import Report
 
 
@@ -13,6 +13,8 @@ def main():
     selfcheck.run(report)
     goldens.run(report, root)
     models.run(report, root)
+    if binary := models.find_binary(root):
+        generation.run(report, root, binary)
     return report.finish()
 
 
