@@ -108,7 +108,7 @@ Chat:
 Thinking budget (for prompts that end in <think>):
       --thinking-budget <N>    Close the think block at the first newline after N tokens of reasoning
       --thinking-grace <N>     Close it anywhere N tokens later [default: a tenth of the budget]
-      --thinking-close <TEXT>  What ends reasoning that is cut, before </think> [default: a blank line]
+      --thinking-close <TEXT>  What ends reasoning that is cut, before the closing marker [default: a blank line]
 
 Sampling (defaults are the model's):
       --temperature <T>         Divides the logits; 0 takes the most likely token

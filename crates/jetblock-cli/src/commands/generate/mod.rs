@@ -61,7 +61,7 @@ pub(crate) struct BudgetArgs {
     /// Close it anywhere N tokens later [default: a tenth of the budget]
     #[arg(long, value_name = "N", requires = "thinking_budget")]
     pub(crate) thinking_grace: Option<usize>,
-    /// What ends reasoning that is cut, before </think> [default: a blank line]
+    /// What ends reasoning that is cut, before the closing marker [default: a blank line]
     #[arg(long, value_name = "TEXT", requires = "thinking_budget")]
     pub(crate) thinking_close: Option<String>,
 }
