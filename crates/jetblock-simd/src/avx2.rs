@@ -191,6 +191,25 @@ impl Simd for Avx2 {
         unsafe { _mm_storeu_si128(dst.as_mut_ptr().cast(), packed) }
     }
     #[inline(always)]
+    fn load_nibbles(self, src: &[u8], at: usize) -> __m256i {
+        let bytes = src[at / 2..].first_chunk().expect("LANES / 2 bytes");
+        intrinsic!({
+            let bytes = _mm_cvtsi32_si128(i32::from_le_bytes(*bytes));
+            let twice = _mm256_cvtepu8_epi32(_mm_unpacklo_epi8(bytes, bytes));
+            _mm256_srlv_epi32(twice, _mm256_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4))
+        })
+    }
+    #[inline(always)]
+    fn e2m1(self, codes: __m256i) -> Self::F {
+        F32x8(intrinsic!({
+            // The permutation reads the low three bits.
+            let values = _mm256_setr_ps(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0);
+            let sign = _mm256_slli_epi32::<28>(_mm256_and_si256(codes, _mm256_set1_epi32(8)));
+            let value = _mm256_permutevar8x32_ps(values, codes);
+            _mm256_or_ps(value, _mm256_castsi256_ps(sign))
+        }))
+    }
+    #[inline(always)]
     fn load_pairs(self, src: &[u32]) -> Self::Pairs {
         assert!(src.len() >= Self::LANES);
         // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.

@@ -182,6 +182,27 @@ impl Simd for Avx512 {
         unsafe { _mm256_storeu_si256(dst.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(v)) }
     }
     #[inline(always)]
+    fn load_nibbles(self, src: &[u8], at: usize) -> __m512i {
+        let bytes = src[at / 2..].first_chunk().expect("LANES / 2 bytes");
+        intrinsic!({
+            let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(*bytes));
+            let twice = _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(bytes, bytes));
+            let halves = _mm512_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4);
+            _mm512_srlv_epi32(twice, halves)
+        })
+    }
+    #[inline(always)]
+    fn e2m1(self, codes: __m512i) -> Self::F {
+        F32x16(intrinsic!({
+            // The permutation reads the low four bits.
+            let values = _mm512_setr_ps(
+                0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0,
+                -6.0,
+            );
+            _mm512_permutexvar_ps(codes, values)
+        }))
+    }
+    #[inline(always)]
     fn load_pairs(self, src: &[u32]) -> Self::Pairs {
         assert!(src.len() >= Self::LANES);
         // SAFETY: the slice has LANES elements (asserted) and loads need no alignment; features as in `intrinsic!`.
@@ -293,6 +314,14 @@ impl Simd for Avx512Bf16 {
     #[inline(always)]
     fn store_u16(self, v: __m512i, dst: &mut [u16]) {
         Avx512(()).store_u16(v, dst);
+    }
+    #[inline(always)]
+    fn load_nibbles(self, src: &[u8], at: usize) -> __m512i {
+        Avx512(()).load_nibbles(src, at)
+    }
+    #[inline(always)]
+    fn e2m1(self, codes: __m512i) -> Self::F {
+        Avx512(()).e2m1(codes)
     }
     #[inline(always)]
     fn load_pairs(self, src: &[u32]) -> Self::Pairs {

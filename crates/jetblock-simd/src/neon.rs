@@ -188,6 +188,11 @@ impl Simd for Neon {
         unsafe { vst1_u16(dst.as_mut_ptr(), low) }
     }
     #[inline(always)]
+    fn load_nibbles(self, src: &[u8], at: usize) -> int32x4_t {
+        let [a, b] = [src[at / 2], src[at / 2 + 1]];
+        self.load_u8(&[a, a >> 4, b, b >> 4])
+    }
+    #[inline(always)]
     fn load_pairs(self, src: &[u32]) -> uint32x4_t {
         assert!(src.len() >= Self::LANES);
         // SAFETY: the slice has LANES elements (asserted).

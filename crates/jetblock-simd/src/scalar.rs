@@ -36,6 +36,10 @@ impl Simd for Scalar {
         dst[0] = v.cast_unsigned() as u16;
     }
     #[inline(always)]
+    fn load_nibbles(self, src: &[u8], at: usize) -> i32 {
+        i32::from(src[at / 2] >> (4 * (at % 2)))
+    }
+    #[inline(always)]
     fn load_pairs(self, src: &[u32]) -> u32 {
         src[0]
     }

@@ -1,7 +1,7 @@
 //! The vector interface that kernels are generic over.
 
-use jetblock_numerics::e4m3;
 use jetblock_numerics::lanes::Lanes;
+use jetblock_numerics::{e2m1, e4m3};
 
 use crate::Level;
 
@@ -29,6 +29,15 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn load_f16(self, src: &[u16]) -> Self::F;
     /// Stores the low halves of `LANES` integers.
     fn store_u16(self, v: <Self::F as Lanes>::Int, dst: &mut [u16]);
+    /// Loads the 4-bit codes `at..at + LANES`, one a lane; a byte holds two, the even one in its low half.
+    ///
+    /// `at` is a multiple of `LANES`. Bits above the four are arbitrary.
+    fn load_nibbles(self, src: &[u8], at: usize) -> <Self::F as Lanes>::Int;
+    /// The E2M1 values of the low four bits of each lane.
+    #[inline(always)]
+    fn e2m1(self, codes: <Self::F as Lanes>::Int) -> Self::F {
+        e2m1::widen(codes)
+    }
     /// Loads `LANES` pairs.
     fn load_pairs(self, src: &[u32]) -> Self::Pairs;
     /// Stores `LANES` pairs.

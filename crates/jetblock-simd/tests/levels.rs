@@ -31,10 +31,14 @@ fn patterns(n: usize) -> Vec<f32> {
         .collect()
 }
 
+/// Operations that [`Probe`] tries.
+const OPS: usize = 19;
+
 struct Probe<'a> {
     a: &'a [f32],
     b: &'a [f32],
     c: &'a [f32],
+    bytes: &'a [u8],
     codes: &'a [u16],
     pairs: &'a [u32],
 }
@@ -48,7 +52,7 @@ impl Kernel for Probe<'_> {
         let mut out = Vec::new();
         let mut lane = vec![0.0; S::LANES];
         let mut halves = vec![0; S::LANES];
-        for op in 0..16 {
+        for op in 0..OPS {
             for at in (0..n).step_by(S::LANES) {
                 let (a, b, c) = (
                     simd.load(&self.a[at..]),
@@ -86,6 +90,12 @@ impl Kernel for Probe<'_> {
                     14 => simd
                         .load_bf16(&self.codes[at..])
                         .add(simd.load_f16(&self.codes[at..])),
+                    15 => S::F::from_int(simd.load_u8(&self.bytes[at..])),
+                    16 => {
+                        let codes = simd.load_nibbles(self.bytes, at);
+                        S::F::from_int(S::F::int_and(codes, S::F::splat_int(15)))
+                    }
+                    17 => simd.e2m1(a.to_bits()),
                     _ => {
                         let x = simd.load_pairs(&self.pairs[at..]);
                         // The accumulator has bits below the products', so that both steps round and their order is felt.
@@ -109,6 +119,7 @@ impl Kernel for Probe<'_> {
 fn by_element(level: Level, n: usize) -> Vec<u32> {
     let (a, b, c) = (patterns(n + 5), patterns(n + 11), patterns(n + 17));
     let codes: Vec<u16> = b.iter().map(|v| (v.to_bits() >> 13) as u16).collect();
+    let bytes: Vec<u8> = b.iter().map(|v| (v.to_bits() >> 11) as u8).collect();
     // Normal bf16 operands of moderate size, as the bf16 kind guarantees.
     let pairs: Vec<u32> = c
         .iter()
@@ -118,11 +129,12 @@ fn by_element(level: Level, n: usize) -> Vec<u32> {
         a: &a[5..],
         b: &b[11..],
         c: &c[17..],
+        bytes: &bytes,
         codes: &codes[11..],
         pairs: &pairs[17..],
     };
     let raw = level.run(probe);
-    let lanes = raw.len() / (16 * n * 2);
+    let lanes = raw.len() / (OPS * n * 2);
     assert_eq!(lanes, 1);
     let width = match level {
         Level::Scalar => 1,

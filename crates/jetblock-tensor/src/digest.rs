@@ -37,11 +37,11 @@ pub fn sha256(bytes: &[u8]) -> Digest {
     Digest(Sha256::digest(bytes).into())
 }
 
-/// The digest of a tensor given its little-endian, row-major bytes.
-pub fn tensor_bytes(dtype: DType, shape: &[usize], bytes: &[u8]) -> Digest {
+/// The digest of a tensor given the name of its dtype and its little-endian, row-major bytes.
+pub fn tensor_bytes(dtype: &str, shape: &[usize], bytes: &[u8]) -> Digest {
     let dims: Vec<String> = shape.iter().map(usize::to_string).collect();
     let mut hash = Sha256::new();
-    hash.update(format!("{}[{}]\n", dtype.name(), dims.join(",")));
+    hash.update(format!("{dtype}[{}]\n", dims.join(",")));
     for chunk in bytes.chunks(CHUNK_BYTES) {
         hash.update(Sha256::digest(chunk));
     }
@@ -56,7 +56,7 @@ pub fn f32s(shape: &[usize], values: &[f32]) -> Digest {
         "shape {shape:?} does not hold the values"
     );
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    tensor_bytes(DType::F32, shape, &bytes)
+    tensor_bytes(DType::F32.name(), shape, &bytes)
 }
 
 /// The digest of a bf16 tensor given its bit patterns.
@@ -67,7 +67,7 @@ pub fn bf16s(shape: &[usize], values: &[u16]) -> Digest {
         "shape {shape:?} does not hold the values"
     );
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    tensor_bytes(DType::BF16, shape, &bytes)
+    tensor_bytes(DType::BF16.name(), shape, &bytes)
 }
 
 /// A digest over other digests under an ASCII header line (without its newline), such as `state 17`.

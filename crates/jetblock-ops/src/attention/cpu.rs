@@ -10,10 +10,11 @@ use std::ops::Range;
 
 use jetblock_simd::{Cpu, Level, TileMut, fp_env, steps, tiles};
 
-use super::kv_cache::{Blocks, KEY_BLOCK, Keys, Values};
-use super::scores::{
-    Bf16Keys, F32Keys, MAX_ROWS, PairKeys, QkKind, RoundKeys, ScorePanel, Scores, Weigh,
-};
+use super::blocks::KEY_BLOCK;
+use super::decode;
+use super::kv_cache::{Keys, Values};
+use super::panels::{Decoded, Panels, Stored};
+use super::scores::{Bf16Keys, F32Keys, MAX_ROWS, PairKeys, QkKind, ScorePanel, Scores, Weigh};
 use super::values::{Finish, Fold, HeadValues, ValueCode, WeightedValues};
 use super::{Attention, KvCache, MAX_SPLIT};
 use crate::Columns;
@@ -90,89 +91,54 @@ struct Task<'a> {
 
 impl Task<'_> {
     fn run(self, level: Level) {
-        let head = self.head;
-        let config = self.cache.config();
+        let (config, head) = (*self.cache.config(), self.head);
+        let decoded = config.padded_head_dim();
         match (self.cache.keys(), self.cache.values(), config.kind) {
-            (Keys::Pairs(blocks), Values::Bf16(values), _) => {
-                attend::<PairKeys, u16>(level, Stored { blocks, head }, values, self);
-            }
-            (Keys::Bf16(blocks), Values::Bf16(values), _) => {
-                attend::<Bf16Keys, u16>(level, Stored { blocks, head }, values, self);
-            }
-            (Keys::F32(blocks), Values::F32(values), OperandKind::F32) => {
-                attend::<F32Keys, f32>(level, Stored { blocks, head }, values, self);
-            }
-            (Keys::F32(blocks), Values::F32(values), OperandKind::Bf16) => {
-                let rounded = Rounded {
-                    blocks,
-                    head,
+            (Keys::Pairs(keys), Values::Bf16(values), _) => {
+                attend::<PairKeys>(
                     level,
-                    first: 0,
-                    steps: config.head_dim.div_ceil(2),
-                    pairs: Vec::new(),
-                };
-                attend::<PairKeys, f32>(level, rounded, values, self);
+                    Stored::new(keys, head),
+                    Stored::new(values, head),
+                    self,
+                );
+            }
+            (Keys::Bf16(keys), Values::Bf16(values), _) => {
+                attend::<Bf16Keys>(
+                    level,
+                    Stored::new(keys, head),
+                    Stored::new(values, head),
+                    self,
+                );
+            }
+            (Keys::F32(keys), Values::F32(values), OperandKind::F32) => {
+                attend::<F32Keys>(
+                    level,
+                    Stored::new(keys, head),
+                    Stored::new(values, head),
+                    self,
+                );
+            }
+            (Keys::F32(keys), Values::F32(values), OperandKind::Bf16) => {
+                let steps = config.head_dim.div_ceil(2);
+                let decode = decode::f32_keys_to_pairs;
+                let keys = Decoded::new(Stored::new(keys, head), steps, config, level, decode);
+                attend::<PairKeys>(level, keys, Stored::new(values, head), self);
+            }
+            (Keys::Codes(keys), Values::Codes(values), kind) => {
+                let (keys, values) = (Stored::new(keys, head), Stored::new(values, head));
+                let values = Decoded::new(values, decoded, config, level, decode::values);
+                if kind == OperandKind::Bf16 {
+                    let (steps, decode) = (config.head_dim.div_ceil(2), decode::keys_to_pairs);
+                    let keys = Decoded::new(keys, steps, config, level, decode);
+                    attend::<PairKeys>(level, keys, values, self);
+                } else {
+                    let (steps, decode) = (config.head_dim, decode::keys_to_bf16);
+                    let keys = Decoded::new(keys, steps, config, level, decode);
+                    attend::<Bf16Keys>(level, keys, values, self);
+                }
             }
             _ => unreachable!("a cache holds keys and values of one dtype"),
         }
-    }
-}
-
-/// Where a task's panels of keys come from.
-trait Panels<T> {
-    /// The cache blocks read until the next call.
-    fn enter(&mut self, blocks: Range<usize>);
-    /// One block: 64 keys for each step of the chain.
-    fn panel(&self, block: usize) -> &[[T; KEY_BLOCK]];
-    /// The same where the block lies in memory for reading soon; else nothing.
-    fn fetch(&self, block: usize) -> &[[T; KEY_BLOCK]];
-}
-
-/// Panels as they lie in the cache.
-struct Stored<'a, T> {
-    blocks: &'a Blocks<T>,
-    head: usize,
-}
-
-impl<T: Copy + Default> Panels<T> for Stored<'_, T> {
-    fn enter(&mut self, _: Range<usize>) {}
-
-    fn panel(&self, block: usize) -> &[[T; KEY_BLOCK]] {
-        self.blocks.head(block, self.head).as_chunks().0
-    }
-
-    fn fetch(&self, block: usize) -> &[[T; KEY_BLOCK]] {
-        self.blocks.head_or_empty(block, self.head).as_chunks().0
-    }
-}
-
-/// f32 keys as operands of the bf16 kind, rounded once for all rows of the task.
-struct Rounded<'a> {
-    blocks: &'a Blocks<f32>,
-    head: usize,
-    level: Level,
-    first: usize,
-    steps: usize,
-    pairs: Vec<[u32; KEY_BLOCK]>,
-}
-
-impl Panels<u32> for Rounded<'_> {
-    fn enter(&mut self, blocks: Range<usize>) {
-        self.first = blocks.start;
-        self.pairs.clear();
-        for block in blocks {
-            let keys = self.blocks.head(block, self.head).as_chunks().0;
-            let pairs = &mut self.pairs;
-            self.level.run(RoundKeys { keys, pairs });
-        }
-    }
-
-    fn panel(&self, block: usize) -> &[[u32; KEY_BLOCK]] {
-        &self.pairs[(block - self.first) * self.steps..][..self.steps]
-    }
-
-    fn fetch(&self, _: usize) -> &[[u32; KEY_BLOCK]] {
-        &[]
     }
 }
 
@@ -189,8 +155,7 @@ struct State<Q> {
 }
 
 /// One block of keys.
-struct Block<'a, V> {
-    values: HeadValues<'a, V>,
+struct Block {
     /// Position of the first key.
     start: usize,
     scores: Scores,
@@ -213,10 +178,10 @@ macro_rules! for_each_tile {
     };
 }
 
-fn attend<K: QkKind, V: ValueCode>(
+fn attend<K: QkKind>(
     level: Level,
-    mut panels: impl Panels<K::Code>,
-    values: &Blocks<V>,
+    mut keys: impl Panels<Code = K::Code>,
+    mut values: impl Panels<Code: ValueCode>,
     mut task: Task,
 ) {
     let config = task.cache.config();
@@ -234,12 +199,6 @@ fn attend<K: QkKind, V: ValueCode>(
     };
     for_each_tile!(rows, row => pack_queries::<K>(&task, &mut state, row));
     let mut block = Block {
-        values: HeadValues {
-            blocks: values,
-            head: task.head,
-            first: 0,
-            row_len,
-        },
         start: 0,
         scores: [[0.0; MAX_SPLIT]; MAX_ROWS],
         o_b: vec![0.0; MAX_ROWS * row_len],
@@ -248,16 +207,18 @@ fn attend<K: QkKind, V: ValueCode>(
     for start in (0..end).step_by(task.split) {
         let last = end.min(start + task.split);
         block.start = start;
-        block.values.first = start / KEY_BLOCK;
-        panels.enter(block.values.first..last.div_ceil(KEY_BLOCK));
-        for_each_tile!(rows, row => tile::<K, V>(level, &task, &panels, &mut block, &mut state, row));
+        let blocks = start / KEY_BLOCK..last.div_ceil(KEY_BLOCK);
+        keys.enter(blocks.clone());
+        values.enter(blocks);
+        for_each_tile!(rows, row => tile::<K, _, _>(level, &task, (&keys, &values), &mut block, &mut state, row));
     }
+    let scale = config.v_scale;
     for token in 0..tokens {
         let y = task.out.row_mut(token).chunks_exact_mut(head_dim);
         for (head, y) in y.enumerate() {
             let row = token * group + head;
             let (o, l) = (&state.o[row * row_len..], state.l[row]);
-            level.run(Finish { o, l, y });
+            level.run(Finish { o, l, scale, y });
         }
     }
 }
@@ -282,15 +243,15 @@ fn pack_queries<K: QkKind, const ROWS: usize>(
 }
 
 /// Brings rows `row..row + ROWS` over one block of keys.
-fn tile<K: QkKind, V: ValueCode, const ROWS: usize>(
+fn tile<K: QkKind, P: Panels<Code = K::Code>, V: Panels<Code: ValueCode>, const ROWS: usize>(
     level: Level,
     task: &Task,
-    panels: &impl Panels<K::Code>,
-    block: &mut Block<V>,
+    (keys, values): (&P, &V),
+    block: &mut Block,
     state: &mut State<K::Query>,
     row: usize,
 ) {
-    let scale = Attention::scale(task.cache.config().head_dim);
+    let scale = Attention::scale(task.cache.config());
     let mut counts = [0; MAX_ROWS];
     for (r, count) in counts[..ROWS].iter_mut().enumerate() {
         let position = task.position + (row + r) / task.group;
@@ -300,12 +261,17 @@ fn tile<K: QkKind, V: ValueCode, const ROWS: usize>(
     let q = &state.queries[row * state.steps..][..ROWS * state.steps];
     // The first tile of a block waits for memory; the others find the block near.
     let fetch = row == 0;
+    let first = block.start / KEY_BLOCK;
     for at in (0..most).step_by(KEY_BLOCK) {
-        let panel = block.values.first + at / KEY_BLOCK;
+        let panel = first + at / KEY_BLOCK;
         level.run(ScorePanel::<K, ROWS> {
             q: q.as_chunks().0,
-            panel: panels.panel(panel),
-            next: if fetch { panels.fetch(panel + 1) } else { &[] },
+            panel: keys.block(panel).as_chunks().0,
+            next: if fetch {
+                keys.fetch(panel + 1).as_chunks().0
+            } else {
+                &[]
+            },
             keys: KEY_BLOCK.min(most - at),
             scale,
             out: &mut block.scores,
@@ -316,9 +282,14 @@ fn tile<K: QkKind, V: ValueCode, const ROWS: usize>(
     let results = level.run(Weigh { scores, counts });
     let p = block.scores.first_chunk::<ROWS>();
     let p = p.expect("a tile has at most MAX_ROWS rows");
+    let values = &HeadValues {
+        panels: values,
+        first,
+        row_len: state.row_len,
+    };
     level.run(WeightedValues {
         p,
-        values: block.values,
+        values,
         keys: 0..least,
         fetch,
         o_b: &mut block.o_b,
@@ -328,7 +299,7 @@ fn tile<K: QkKind, V: ValueCode, const ROWS: usize>(
         if counts[r] > least {
             level.run(WeightedValues {
                 p: std::array::from_ref(&p[r]),
-                values: block.values,
+                values,
                 keys: least..counts[r],
                 fetch: false,
                 o_b: &mut block.o_b[r * state.row_len..],

@@ -5,49 +5,99 @@
 //! ```text
 //! block b (64 keys)   keys    [KVH][steps][64]   u32 pairs (bf16 kind, bf16 cache), else bf16 or f32, one element a step
 //!                     values  [KVH][64][padded head_dim]
+//! fp8 and nvfp4       keys    [KVH][row bytes][64]
+//!                     values  [KVH][64][row bytes]
 //! ```
+//!
+//! The bytes of a quantized row are those of its digest: fp8 the `head_dim` codes; nvfp4 two codes a byte, then the
+//! scales of the blocks.
 //!
 //! Blocks are allocated as tokens arrive and never move: growing copies nothing, and at most 63 tokens of space are
 //! unused. A clone shares its blocks until one side appends to a block that is not full, so keeping the cache of a
 //! common prefix costs next to nothing.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use jetblock_numerics::round;
-use jetblock_tensor::{DType, Digest, digest};
 
+use super::KvDtype;
+use super::blocks::{Blocks, KEY_BLOCK};
 use crate::linear::OperandKind;
 use crate::{Columns, OpError};
 
-/// Keys in a block.
-pub(super) const KEY_BLOCK: usize = 64;
 /// Rows of values are padded to a multiple of the widest vector.
 const VALUE_ALIGN: usize = 16;
 
 /// What a cache stores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KvCacheConfig {
     /// Key/value heads.
     pub num_key_value_heads: usize,
-    /// Elements of a head.
+    /// Elements of a head; a multiple of 16 in an nvfp4 cache.
     pub head_dim: usize,
     /// How keys enter the dot product with queries.
     pub kind: OperandKind,
-    /// `F32` or `BF16`.
-    pub dtype: DType,
+    /// The stored format.
+    pub dtype: KvDtype,
+    /// What keys are divided by before they are quantized: positive, and 1 in f32 and bf16 caches.
+    pub k_scale: f32,
+    /// The same of values.
+    pub v_scale: f32,
 }
 
 impl KvCacheConfig {
+    const NAME: &'static str = "kv_cache";
+
+    /// Whether there can be such a cache.
+    pub fn check(&self) -> Result<(), OpError> {
+        let value = |arg, expected: String, got: String| {
+            Err(OpError::Value {
+                op: Self::NAME,
+                arg,
+                expected,
+                got,
+            })
+        };
+        if self.num_key_value_heads == 0 {
+            return value("num_key_value_heads", "at least 1".into(), "0".into());
+        }
+        let multiple = self.dtype.head_dim_multiple();
+        if self.head_dim == 0 {
+            return value("head_dim", "at least 1".into(), "0".into());
+        }
+        if !self.head_dim.is_multiple_of(multiple) {
+            let expected = format!(
+                "a multiple of {multiple} in a cache of dtype {}",
+                self.dtype
+            );
+            return value("head_dim", expected, self.head_dim.to_string());
+        }
+        for (arg, scale) in [("k_scale", self.k_scale), ("v_scale", self.v_scale)] {
+            if !(scale.is_normal() && scale > 0.0) {
+                return value(arg, "a positive normal number".into(), scale.to_string());
+            }
+            if !self.dtype.is_quantized() && scale != 1.0 {
+                let expected = format!("1 in a cache of dtype {}", self.dtype);
+                return value(arg, expected, scale.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of a token's keys (or values) as [`KvCache::key_bytes`] gives them.
+    pub fn token_bytes(&self) -> usize {
+        self.num_key_value_heads * self.dtype.row_bytes(self.head_dim)
+    }
+
     /// Elements of a key panel along the head: pairs where the stored form is pairs.
     fn steps(&self) -> usize {
         match (self.kind, self.dtype) {
-            (OperandKind::Bf16, DType::BF16) => self.head_dim.div_ceil(2),
+            (OperandKind::Bf16, KvDtype::Bf16) => self.head_dim.div_ceil(2),
             _ => self.head_dim,
         }
     }
 
-    /// Elements of a stored row of values.
+    /// Elements of a row of values that attention reads.
     pub(super) fn padded_head_dim(&self) -> usize {
         self.head_dim.next_multiple_of(VALUE_ALIGN)
     }
@@ -58,71 +108,22 @@ impl KvCacheConfig {
     }
 }
 
-/// One stored array, in blocks of 64 keys.
-#[derive(Clone, Debug)]
-pub(super) struct Blocks<T> {
-    blocks: Vec<Arc<[T]>>,
-    /// Elements of one head's part of a block.
-    head_len: usize,
-}
-
-impl<T: Copy + Default> Blocks<T> {
-    fn new(head_len: usize) -> Blocks<T> {
-        Blocks {
-            blocks: Vec::new(),
-            head_len,
-        }
-    }
-
-    /// One head's part of block `block`.
-    #[inline(always)]
-    pub(super) fn head(&self, block: usize, head: usize) -> &[T] {
-        &self.blocks[block][head * self.head_len..][..self.head_len]
-    }
-
-    /// [`Blocks::head`], or nothing behind the last block.
-    #[inline(always)]
-    pub(super) fn head_or_empty(&self, block: usize, head: usize) -> &[T] {
-        match self.blocks.get(block) {
-            Some(_) => self.head(block, head),
-            None => &[],
-        }
-    }
-
-    /// The block for writing; it is allocated if it is the next one and copied if a clone shares it.
-    fn block_mut(&mut self, block: usize, heads: usize) -> &mut [T] {
-        if block == self.blocks.len() {
-            self.blocks
-                .push(std::iter::repeat_n(T::default(), heads * self.head_len).collect());
-        }
-        Arc::make_mut(&mut self.blocks[block])
-    }
-
-    fn bytes(&self) -> usize {
-        let mut bytes = 0;
-        self.visit(&mut |_, block| bytes += block);
-        bytes
-    }
-
-    fn visit(&self, visit: &mut dyn FnMut(usize, usize)) {
-        for block in &self.blocks {
-            visit(block.as_ptr().addr(), size_of_val::<[T]>(block));
-        }
-    }
-}
-
 #[derive(Clone, Debug)]
 pub(super) enum Keys {
     /// Operands, element 2i in the low half and 2i + 1 in the high half.
     Pairs(Blocks<u32>),
     Bf16(Blocks<u16>),
     F32(Blocks<f32>),
+    /// Rows of codes, byte by byte.
+    Codes(Blocks<u8>),
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Values {
     Bf16(Blocks<u16>),
     F32(Blocks<f32>),
+    /// Rows of codes.
+    Codes(Blocks<u8>),
 }
 
 /// Keys and values of one sequence in one attention layer (NUMERICS.md section 8 says what is stored).
@@ -137,38 +138,33 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    const NAME: &'static str = "kv_cache";
+    const NAME: &'static str = KvCacheConfig::NAME;
 
     /// An empty cache.
     pub fn new(config: KvCacheConfig) -> Result<KvCache, OpError> {
-        let value = |arg, expected: &str, got: String| OpError::Value {
-            op: Self::NAME,
-            arg,
-            expected: expected.to_string(),
-            got,
-        };
-        if config.num_key_value_heads == 0 {
-            return Err(value("num_key_value_heads", "at least 1", "0".to_string()));
-        }
-        if config.head_dim == 0 {
-            return Err(value("head_dim", "at least 1", "0".to_string()));
-        }
+        config.check()?;
         let key_len = config.steps() * KEY_BLOCK;
         let value_len = KEY_BLOCK * config.padded_head_dim();
         let (keys, values) = match (config.kind, config.dtype) {
-            (_, DType::F16) => return Err(value("dtype", "f32 or bf16", "f16".to_string())),
-            (OperandKind::Bf16, DType::BF16) => (
+            (OperandKind::Bf16, KvDtype::Bf16) => (
                 Keys::Pairs(Blocks::new(key_len)),
                 Values::Bf16(Blocks::new(value_len)),
             ),
-            (OperandKind::F32, DType::BF16) => (
+            (OperandKind::F32, KvDtype::Bf16) => (
                 Keys::Bf16(Blocks::new(key_len)),
                 Values::Bf16(Blocks::new(value_len)),
             ),
-            (_, DType::F32) => (
+            (_, KvDtype::F32) => (
                 Keys::F32(Blocks::new(key_len)),
                 Values::F32(Blocks::new(value_len)),
             ),
+            (_, KvDtype::Fp8 | KvDtype::Nvfp4) => {
+                let len = KEY_BLOCK * config.dtype.row_bytes(config.head_dim);
+                (
+                    Keys::Codes(Blocks::new(len)),
+                    Values::Codes(Blocks::new(len)),
+                )
+            }
         };
         Ok(KvCache {
             config,
@@ -195,16 +191,9 @@ impl KvCache {
 
     /// Bytes of the blocks, including the unused end of the last one and blocks shared with clones.
     pub fn bytes(&self) -> usize {
-        let keys = match &self.keys {
-            Keys::Pairs(b) => b.bytes(),
-            Keys::Bf16(b) => b.bytes(),
-            Keys::F32(b) => b.bytes(),
-        };
-        let values = match &self.values {
-            Values::Bf16(b) => b.bytes(),
-            Values::F32(b) => b.bytes(),
-        };
-        keys + values
+        let mut bytes = 0;
+        self.visit_blocks(&mut |_, block| bytes += block);
+        bytes
     }
 
     /// The address and bytes of each block; clones share blocks until one side writes to them.
@@ -213,10 +202,12 @@ impl KvCache {
             Keys::Pairs(b) => b.visit(visit),
             Keys::Bf16(b) => b.visit(visit),
             Keys::F32(b) => b.visit(visit),
+            Keys::Codes(b) => b.visit(visit),
         }
         match &self.values {
             Values::Bf16(b) => b.visit(visit),
             Values::F32(b) => b.visit(visit),
+            Values::Codes(b) => b.visit(visit),
         }
     }
 
@@ -235,172 +226,75 @@ impl KvCache {
                 got: format!("{rows:?}"),
             });
         }
-        let (config, len) = (self.config, self.len);
-        let key = |t: usize| k.row(rows.start + t);
-        let value = |t: usize| v.row(rows.start + t);
-        let tokens = len..len + rows.len();
+        let (config, first) = (self.config, self.len);
+        let tokens = first..first + rows.len();
+        let (heads, head_dim) = (config.num_key_value_heads, config.head_dim);
+        let start = |position: usize| rows.start + position - first;
+        let key = |position, head| &k.row(start(position))[head * head_dim..][..head_dim];
+        let value = |position, head| &v.row(start(position))[head * head_dim..][..head_dim];
         match &mut self.keys {
-            Keys::Pairs(blocks) => fill_keys(&config, blocks, &tokens, key, |head, step| {
-                let odd = head
-                    .get(2 * step + 1)
-                    .map_or(0, |&x| round::bf16_operand(x));
-                u32::from(odd) << 16 | u32::from(round::bf16_operand(head[2 * step]))
+            Keys::Pairs(blocks) => blocks.fill(&tokens, heads, |position, head, panel, slot| {
+                store_key(panel, slot, key(position, head).chunks(2).map(operand_pair));
             }),
-            Keys::Bf16(blocks) => fill_keys(&config, blocks, &tokens, key, |head, step| {
-                round::f32_to_bf16(head[step])
+            Keys::Bf16(blocks) => blocks.fill(&tokens, heads, |position, head, panel, slot| {
+                let key = key(position, head).iter();
+                store_key(panel, slot, key.map(|&x| round::f32_to_bf16(x)));
             }),
-            Keys::F32(blocks) => fill_keys(&config, blocks, &tokens, key, |head, step| {
-                round::canonical(head[step])
+            Keys::F32(blocks) => blocks.fill(&tokens, heads, |position, head, panel, slot| {
+                let key = key(position, head).iter();
+                store_key(panel, slot, key.map(|&x| round::canonical(x)));
             }),
-        }
-        match &mut self.values {
-            Values::Bf16(blocks) => {
-                fill_values(&config, blocks, &tokens, value, round::f32_to_bf16);
+            Keys::Codes(blocks) => {
+                let mut quantize = Quantize::new(&config, config.k_scale);
+                blocks.fill(&tokens, heads, |position, head, panel, slot| {
+                    let row = quantize.row(key(position, head));
+                    store_key(panel, slot, row.iter().copied());
+                });
             }
-            Values::F32(blocks) => {
-                fill_values(&config, blocks, &tokens, value, round::canonical::<f32>);
+        }
+        let padded = config.padded_head_dim();
+        match &mut self.values {
+            Values::Bf16(blocks) => blocks.fill(&tokens, heads, |position, head, rows, slot| {
+                let value = value(position, head).iter();
+                store_value(rows, slot * padded, value.map(|&x| round::f32_to_bf16(x)));
+            }),
+            Values::F32(blocks) => blocks.fill(&tokens, heads, |position, head, rows, slot| {
+                let value = value(position, head).iter();
+                store_value(rows, slot * padded, value.map(|&x| round::canonical(x)));
+            }),
+            Values::Codes(blocks) => {
+                let mut quantize = Quantize::new(&config, config.v_scale);
+                blocks.fill(&tokens, heads, |position, head, rows, slot| {
+                    let row = quantize.row(value(position, head));
+                    store_value(rows, slot * row.len(), row.iter().copied());
+                });
             }
         }
         self.len = tokens.end;
         Ok(())
     }
 
-    /// The key of one head at one position, widened.
-    pub fn read_key(&self, head: usize, position: usize, out: &mut [f32]) {
-        assert!(
-            position < self.len,
-            "position {position} of {} tokens",
-            self.len
+    /// Appends tokens as exported, `[R, KVH, row bytes]` of codes; the cache is a quantized one.
+    pub(super) fn append_codes(&mut self, k: &[u8], v: &[u8]) {
+        let (config, first) = (self.config, self.len);
+        let (heads, row_bytes) = (
+            config.num_key_value_heads,
+            config.dtype.row_bytes(config.head_dim),
         );
-        let (block, slot) = (position / KEY_BLOCK, position % KEY_BLOCK);
-        match &self.keys {
-            Keys::Pairs(blocks) => {
-                let panel = blocks.head(block, head);
-                for (d, out) in out.iter_mut().enumerate() {
-                    let pair = panel[d / 2 * KEY_BLOCK + slot];
-                    *out = round::bf16_widen((pair >> (16 * (d % 2))) as u16);
-                }
-            }
-            Keys::Bf16(blocks) => {
-                let panel = blocks.head(block, head);
-                for (d, out) in out.iter_mut().enumerate() {
-                    *out = round::bf16_widen(panel[d * KEY_BLOCK + slot]);
-                }
-            }
-            Keys::F32(blocks) => {
-                let panel = blocks.head(block, head);
-                for (d, out) in out.iter_mut().enumerate() {
-                    *out = panel[d * KEY_BLOCK + slot];
-                }
-            }
-        }
-    }
-
-    /// The value of one head at one position, widened.
-    pub fn read_value(&self, head: usize, position: usize, out: &mut [f32]) {
-        assert!(
-            position < self.len,
-            "position {position} of {} tokens",
-            self.len
-        );
-        let (block, slot) = (position / KEY_BLOCK, position % KEY_BLOCK);
-        let start = slot * self.config.padded_head_dim();
-        match &self.values {
-            Values::Bf16(blocks) => {
-                let row = &blocks.head(block, head)[start..][..out.len()];
-                out.iter_mut()
-                    .zip(row)
-                    .for_each(|(out, &code)| *out = round::bf16_widen(code));
-            }
-            Values::F32(blocks) => {
-                out.copy_from_slice(&blocks.head(block, head)[start..][..out.len()]);
-            }
-        }
-    }
-
-    /// The keys as little-endian bytes, `[len, KVH, head_dim]` in the cache dtype.
-    pub fn key_bytes(&self) -> Vec<u8> {
-        self.export(Self::read_key)
-    }
-
-    /// The values as little-endian bytes, `[len, KVH, head_dim]` in the cache dtype.
-    pub fn value_bytes(&self) -> Vec<u8> {
-        self.export(Self::read_value)
-    }
-
-    /// The digests of keys and values (NUMERICS.md section 12).
-    pub fn digests(&self) -> [Digest; 2] {
-        let config = &self.config;
-        let shape = [self.len, config.num_key_value_heads, config.head_dim];
-        [self.key_bytes(), self.value_bytes()]
-            .map(|bytes| digest::tensor_bytes(config.dtype, &shape, &bytes))
-    }
-
-    /// A cache of `len` tokens from what [`key_bytes`](Self::key_bytes) and [`value_bytes`](Self::value_bytes) gave.
-    ///
-    /// Bytes that no cache of this config can hold (a bf16 key that is not an operand, a NaN that is not canonical)
-    /// are an error: computing with them could give other bits on other processors.
-    pub fn from_bytes(
-        config: KvCacheConfig,
-        len: usize,
-        keys: &[u8],
-        values: &[u8],
-    ) -> Result<KvCache, OpError> {
-        let mut cache = KvCache::new(config)?;
-        let width = config.width();
-        let row_bytes = width * config.dtype.size();
-        let expected = len * row_bytes;
-        OpError::check_len(
-            Self::NAME,
-            "keys as bytes [len, KVH, head_dim]",
-            keys.len(),
-            expected,
-        )?;
-        OpError::check_len(
-            Self::NAME,
-            "values as bytes [len, KVH, head_dim]",
-            values.len(),
-            expected,
-        )?;
-        for (keys, values) in keys.chunks(row_bytes).zip(values.chunks(row_bytes)) {
-            let [k, v] = [keys, values].map(|bytes| decode(config.dtype, bytes));
-            cache.append(Columns::whole(&k, width), Columns::whole(&v, width), 0..1)?;
-        }
-        for (arg, got, stored) in [
-            ("keys", keys, cache.key_bytes()),
-            ("values", values, cache.value_bytes()),
-        ] {
-            if let Some(at) = (0..got.len()).find(|&i| got[i] != stored[i]) {
-                return Err(OpError::Value {
-                    op: Self::NAME,
-                    arg,
-                    expected: format!("values a {} cache can hold", config.dtype),
-                    got: format!("another bit pattern at byte {at}"),
-                });
-            }
-        }
-        Ok(cache)
-    }
-
-    fn export(&self, read: impl Fn(&Self, usize, usize, &mut [f32])) -> Vec<u8> {
-        let config = &self.config;
-        let mut bytes = Vec::with_capacity(self.len * config.width() * config.dtype.size());
-        let mut row = vec![0.0_f32; config.head_dim];
-        for position in 0..self.len {
-            for head in 0..config.num_key_value_heads {
-                read(self, head, position, &mut row);
-                match config.dtype {
-                    DType::F32 => row
-                        .iter()
-                        .for_each(|x| bytes.extend_from_slice(&x.to_le_bytes())),
-                    // Widened bf16: the low half is zero.
-                    _ => row
-                        .iter()
-                        .for_each(|x| bytes.extend_from_slice(&x.to_le_bytes()[2..])),
-                }
-            }
-        }
-        bytes
+        let tokens = first..first + k.len() / config.token_bytes();
+        let row = |position: usize, head: usize| ((position - first) * heads + head) * row_bytes;
+        let (Keys::Codes(keys), Values::Codes(values)) = (&mut self.keys, &mut self.values) else {
+            unreachable!("a quantized cache holds codes");
+        };
+        keys.fill(&tokens, heads, |position, head, panel, slot| {
+            let row = &k[row(position, head)..][..row_bytes];
+            store_key(panel, slot, row.iter().copied());
+        });
+        values.fill(&tokens, heads, |position, head, rows, slot| {
+            let row = &v[row(position, head)..][..row_bytes];
+            store_value(rows, slot * row_bytes, row.iter().copied());
+        });
+        self.len = tokens.end;
     }
 
     pub(super) fn keys(&self) -> &Keys {
@@ -412,74 +306,49 @@ impl KvCache {
     }
 }
 
-/// Little-endian f32 or bf16, widened.
-fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
-    match dtype {
-        DType::F32 => bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|&c| f32::from_le_bytes(c))
-            .collect(),
-        _ => {
-            let codes = bytes.as_chunks().0.iter().map(|&c| u16::from_le_bytes(c));
-            codes.map(round::bf16_widen).collect()
+/// Rows of codes of what it is given.
+struct Quantize {
+    dtype: KvDtype,
+    scale: f32,
+    scaled: Vec<f32>,
+    codes: Vec<u8>,
+}
+
+impl Quantize {
+    fn new(config: &KvCacheConfig, scale: f32) -> Quantize {
+        Quantize {
+            dtype: config.dtype,
+            scale,
+            scaled: vec![0.0; config.head_dim],
+            codes: vec![0; config.dtype.row_bytes(config.head_dim)],
         }
+    }
+
+    fn row(&mut self, x: &[f32]) -> &[u8] {
+        for (scaled, x) in self.scaled.iter_mut().zip(x) {
+            *scaled = x / self.scale;
+        }
+        self.dtype.encode(&self.scaled, &mut self.codes);
+        &self.codes
     }
 }
 
-/// Writes the keys of `tokens`; `encode(head, step)` gives the stored element of one head's row.
-fn fill_keys<'a, T: Copy + Default>(
-    config: &KvCacheConfig,
-    blocks: &mut Blocks<T>,
-    tokens: &Range<usize>,
-    row: impl Fn(usize) -> &'a [f32],
-    encode: impl Fn(&[f32], usize) -> T,
-) {
-    let heads = config.num_key_value_heads;
-    for (block, run) in runs(tokens) {
-        let panels = blocks.block_mut(block, heads);
-        for position in run {
-            let row = row(position - tokens.start);
-            let panels = panels.chunks_exact_mut(config.steps() * KEY_BLOCK);
-            for (panel, head) in panels.zip(row.chunks_exact(config.head_dim)) {
-                for (step, keys) in panel.as_chunks_mut::<KEY_BLOCK>().0.iter_mut().enumerate() {
-                    keys[position % KEY_BLOCK] = encode(head, step);
-                }
-            }
-        }
+/// Two elements of a key, or its last one, as operands of the bf16 kind.
+fn operand_pair(x: &[f32]) -> u32 {
+    let odd = x.get(1).map_or(0, |&x| round::bf16_operand(x));
+    u32::from(odd) << 16 | u32::from(round::bf16_operand(x[0]))
+}
+
+/// Writes a key into its slot of a panel.
+fn store_key<T>(panel: &mut [T], slot: usize, key: impl Iterator<Item = T>) {
+    for (stored, x) in panel.as_chunks_mut::<KEY_BLOCK>().0.iter_mut().zip(key) {
+        stored[slot] = x;
     }
 }
 
-/// Writes the values of `tokens`.
-fn fill_values<'a, T: Copy + Default>(
-    config: &KvCacheConfig,
-    blocks: &mut Blocks<T>,
-    tokens: &Range<usize>,
-    row: impl Fn(usize) -> &'a [f32],
-    encode: impl Fn(f32) -> T,
-) {
-    let (heads, padded) = (config.num_key_value_heads, config.padded_head_dim());
-    for (block, run) in runs(tokens) {
-        let stored = blocks.block_mut(block, heads);
-        for position in run {
-            let row = row(position - tokens.start);
-            let slot = position % KEY_BLOCK * padded;
-            let stored = stored.chunks_exact_mut(KEY_BLOCK * padded);
-            for (stored, head) in stored.zip(row.chunks_exact(config.head_dim)) {
-                let stored = stored[slot..].iter_mut().zip(head);
-                stored.for_each(|(stored, &x)| *stored = encode(x));
-            }
-        }
+/// Writes a value from element `at` of its block on.
+fn store_value<T>(rows: &mut [T], at: usize, value: impl Iterator<Item = T>) {
+    for (stored, x) in rows[at..].iter_mut().zip(value) {
+        *stored = x;
     }
-}
-
-/// The blocks that `tokens` fall into, each with its part of `tokens`.
-fn runs(tokens: &Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
-    let Range { start, end } = *tokens;
-    let last = end.div_ceil(KEY_BLOCK);
-    (start / KEY_BLOCK..last).map(move |block| {
-        let from = block * KEY_BLOCK;
-        (block, start.max(from)..end.min(from + KEY_BLOCK))
-    })
 }

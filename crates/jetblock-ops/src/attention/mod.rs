@@ -1,13 +1,13 @@
 //! Attention with grouped queries over a key/value cache.
 //!
 //! ```text
-//! scale = 1 / sqrt(f32(hd));   (m, l, o) = (-inf, +0, +0)
+//! scale = (1 / sqrt(f32(hd))) * k_scale;   (m, l, o) = (-inf, +0, +0)
 //! for each block of `split` keys (absolute positions) with an admitted key, ascending:
 //!     s_j = scale * dot(q, k_j)                   m_b = max s_j;   p_j = exp(s_j - m_b);   l_b = sum p_j
 //!     o_b[d] = chain from +0 of fma(p_j, v_j[d], o_b[d]), admitted keys ascending
 //!     M = max(m, m_b);   a = exp(m - M);   b = exp(m_b - M)
 //!     l = fma(l, a, l_b * b);   o[d] = fma(o[d], a, o_b[d] * b);   m = M
-//! y[d] = o[d] / l
+//! y[d] = (o[d] / l) * v_scale
 //! ```
 //!
 //! Source: NUMERICS.md section 8; Dao, "FlashAttention-2", 2023, for the fold. The query at position t admits keys
@@ -16,14 +16,20 @@
 //! | name   | shape            | dtype                |
 //! |--------|------------------|----------------------|
 //! | q      | `[R, QH * hd]`   | f32                  |
-//! | caches | `[n, KVH, hd]` k and v, one for each segment | f32 or bf16 |
+//! | caches | `[n, KVH, hd]` k and v, one for each segment | f32, bf16, fp8 or nvfp4 |
 //! | y      | `[R, QH * hd]`   | f32                  |
 //!
-//! Rounding points: every operation above; in the bf16 kind q and k enter `dot` as bf16 operands. A block's partial
+//! Rounding points: every operation above; in the bf16 kind q and k enter `dot` as bf16 operands. Codes of fp8 and nvfp4
+//! caches are read exactly and without the layer's scales, which stand above (1 in the other caches). A block's partial
 //! result depends on its admitted keys only, so a row has the same bits in prefill, in decode and at any cut between.
 
+mod blocks;
 mod cpu;
+mod decode;
+mod export;
 mod kv_cache;
+mod kv_dtype;
+mod panels;
 mod reference;
 mod scores;
 #[cfg(test)]
@@ -32,6 +38,7 @@ mod unrolled;
 mod values;
 
 pub use kv_cache::{KvCache, KvCacheConfig};
+pub use kv_dtype::KvDtype;
 
 use jetblock_simd::Cpu;
 
@@ -119,8 +126,8 @@ impl Attention<'_> {
         Ok(())
     }
 
-    /// `1 / sqrt(head_dim)`.
-    fn scale(head_dim: usize) -> f32 {
-        1.0 / (head_dim as f32).sqrt()
+    /// What a dot product with a stored key is multiplied by.
+    fn scale(config: &KvCacheConfig) -> f32 {
+        (1.0 / (config.head_dim as f32).sqrt()) * config.k_scale
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn attention(op: &Attention, out: &mut [f32]) {
 
 fn attend(cache: &KvCache, head: usize, position: usize, split: usize, q: &[f32], y: &mut [f32]) {
     let head_dim = q.len();
-    let scale = Attention::scale(head_dim);
+    let scale = Attention::scale(cache.config());
     let (mut m, mut l, mut o) = (f32::NEG_INFINITY, 0.0_f32, vec![0.0_f32; head_dim]);
     let mut row = vec![0.0_f32; head_dim];
     for block in (0..=position).step_by(split) {
@@ -51,7 +51,7 @@ fn attend(cache: &KvCache, head: usize, position: usize, split: usize, q: &[f32]
         m = largest;
     }
     for d in 0..head_dim {
-        y[d] = canonical(o[d] / l);
+        y[d] = canonical((o[d] / l) * cache.config().v_scale);
     }
 }
 

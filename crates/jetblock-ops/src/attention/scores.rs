@@ -6,7 +6,7 @@ use jetblock_numerics::reduce::{K_BLOCK, ROW_LANES};
 use jetblock_simd::{Kernel, Simd};
 
 use super::MAX_SPLIT;
-use super::kv_cache::KEY_BLOCK;
+use super::blocks::KEY_BLOCK;
 use super::unrolled::unrolled;
 use crate::row::{self, MAX_LANES};
 
@@ -248,26 +248,4 @@ fn weights<S: Simd>(simd: S, s: &mut [f32; MAX_SPLIT], count: usize) -> (f32, f3
         simd.store(math::exp(simd.load(s).sub(m)), s);
     }
     (m_b, row::sum(simd, s))
-}
-
-/// Appends f32 keys `[head_dim]` of a block as pairs of operands.
-pub(super) struct RoundKeys<'a> {
-    pub keys: &'a [[f32; KEY_BLOCK]],
-    pub pairs: &'a mut Vec<[u32; KEY_BLOCK]>,
-}
-
-impl Kernel for RoundKeys<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        for elements in self.keys.chunks(2) {
-            let mut pairs = [0; KEY_BLOCK];
-            let odd = elements.get(1).unwrap_or(&[0.0; KEY_BLOCK]);
-            for j in 0..KEY_BLOCK {
-                pairs[j] = pair(elements[0][j], odd[j]);
-            }
-            self.pairs.push(pairs);
-        }
-    }
 }

@@ -1,5 +1,4 @@
 use jetblock_simd::{Cpu, fp_env};
-use jetblock_tensor::DType;
 use jetblock_testing::*;
 
 use super::*;
@@ -8,11 +7,15 @@ use crate::linear::OperandKind;
 mod cache;
 mod cuts;
 
-const CASES: [(OperandKind, DType); 4] = [
-    (OperandKind::Bf16, DType::BF16),
-    (OperandKind::Bf16, DType::F32),
-    (OperandKind::F32, DType::BF16),
-    (OperandKind::F32, DType::F32),
+const CASES: [(OperandKind, KvDtype); 8] = [
+    (OperandKind::Bf16, KvDtype::Bf16),
+    (OperandKind::Bf16, KvDtype::F32),
+    (OperandKind::F32, KvDtype::Bf16),
+    (OperandKind::F32, KvDtype::F32),
+    (OperandKind::Bf16, KvDtype::Fp8),
+    (OperandKind::F32, KvDtype::Fp8),
+    (OperandKind::Bf16, KvDtype::Nvfp4),
+    (OperandKind::F32, KvDtype::Nvfp4),
 ];
 
 /// Fused projections of several sequences: rows `[q | k | v]`, and the cache of each.
@@ -117,12 +120,20 @@ fn widths(config: &KvCacheConfig, heads: usize) -> (usize, usize) {
     )
 }
 
-fn config(kv_heads: usize, head_dim: usize, (kind, dtype): (OperandKind, DType)) -> KvCacheConfig {
+/// `head_dim` is raised to one that the dtype has; quantized caches get scales that are no powers of two.
+fn config(
+    kv_heads: usize,
+    head_dim: usize,
+    (kind, dtype): (OperandKind, KvDtype),
+) -> KvCacheConfig {
+    let quantized = dtype.is_quantized();
     KvCacheConfig {
         num_key_value_heads: kv_heads,
-        head_dim,
+        head_dim: head_dim.next_multiple_of(dtype.head_dim_multiple()),
         kind,
         dtype,
+        k_scale: if quantized { 0.37 } else { 1.0 },
+        v_scale: if quantized { 1.7 } else { 1.0 },
     }
 }
 

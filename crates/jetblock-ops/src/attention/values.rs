@@ -7,7 +7,8 @@ use jetblock_numerics::{canonical, math, max};
 use jetblock_simd::{Kernel, Simd};
 
 use super::MAX_SPLIT;
-use super::kv_cache::{Blocks, KEY_BLOCK};
+use super::blocks::KEY_BLOCK;
+use super::panels::Panels;
 use super::scores::LINE_BYTES;
 use super::unrolled::unrolled;
 use crate::row::{MAX_LANES, store_part};
@@ -32,10 +33,8 @@ impl ValueCode for u16 {
 }
 
 /// The values of one head.
-#[derive(Clone, Copy)]
-pub(super) struct HeadValues<'a, V> {
-    pub blocks: &'a Blocks<V>,
-    pub head: usize,
+pub(super) struct HeadValues<'a, P> {
+    pub panels: &'a P,
     /// First cache block of the key block.
     pub first: usize,
     /// Elements of a stored row.
@@ -44,16 +43,16 @@ pub(super) struct HeadValues<'a, V> {
 
 /// Chains the weighted values of `keys` (slots of the key block) onto `o_b [ROWS, row_len]`, which counts as +0 where
 /// `keys` starts at slot 0.
-pub(super) struct WeightedValues<'a, V, const ROWS: usize> {
+pub(super) struct WeightedValues<'a, P, const ROWS: usize> {
     pub p: &'a [[f32; MAX_SPLIT]; ROWS],
-    pub values: HeadValues<'a, V>,
+    pub values: &'a HeadValues<'a, P>,
     pub keys: Range<usize>,
     /// Whether to fetch the next block meanwhile.
     pub fetch: bool,
     pub o_b: &'a mut [f32],
 }
 
-impl<V: ValueCode, const ROWS: usize> Kernel for WeightedValues<'_, V, ROWS> {
+impl<P: Panels<Code: ValueCode>, const ROWS: usize> Kernel for WeightedValues<'_, P, ROWS> {
     type Output = ();
 
     #[inline(always)]
@@ -84,16 +83,15 @@ impl<V: ValueCode, const ROWS: usize> Kernel for WeightedValues<'_, V, ROWS> {
     }
 }
 
-impl<V: ValueCode, const ROWS: usize> WeightedValues<'_, V, ROWS> {
+impl<P: Panels<Code: ValueCode>, const ROWS: usize> WeightedValues<'_, P, ROWS> {
     /// Elements `d..d + VECTORS * LANES`.
     #[inline(always)]
     fn tile<S: Simd, const VECTORS: usize>(&mut self, simd: S, d: usize) {
         let HeadValues {
-            blocks,
-            head,
+            panels,
             first,
             row_len,
-        } = self.values;
+        } = *self.values;
         let mut acc = [[S::F::splat(0.0); VECTORS]; ROWS];
         if self.keys.start > 0 {
             unrolled!(r < ROWS => {
@@ -106,9 +104,9 @@ impl<V: ValueCode, const ROWS: usize> WeightedValues<'_, V, ROWS> {
             let at = block * KEY_BLOCK;
             let mut key = self.keys.start.max(at) - at;
             let end = (self.keys.end - at).min(KEY_BLOCK);
-            let stored = blocks.head(first + block, head);
+            let stored = panels.block(first + block);
             let next = if self.fetch {
-                blocks.head_or_empty(first + block + 1, head)
+                panels.fetch(first + block + 1)
             } else {
                 &[]
             };
@@ -120,12 +118,12 @@ impl<V: ValueCode, const ROWS: usize> WeightedValues<'_, V, ROWS> {
                     let mut element = 0;
                     while element < VECTORS * S::LANES {
                         simd.prefetch(&next[from + element]);
-                        element += LINE_BYTES / size_of::<V>();
+                        element += LINE_BYTES / size_of::<P::Code>();
                     }
                 }
                 let stored = &stored[from..][..VECTORS * S::LANES];
-                let mut x = [V::load(simd, stored); VECTORS];
-                unrolled!(v < VECTORS => { x[v] = V::load(simd, &stored[v * S::LANES..]); });
+                let mut x = [P::Code::load(simd, stored); VECTORS];
+                unrolled!(v < VECTORS => { x[v] = P::Code::load(simd, &stored[v * S::LANES..]); });
                 unrolled!(r < ROWS => {
                     let p = S::F::splat(p[r][key]);
                     unrolled!(v < VECTORS => { acc[r][v] = p.fma(x[v], acc[r][v]); });
@@ -190,10 +188,11 @@ impl Kernel for Fold<'_> {
     }
 }
 
-/// `y = o / l` of one row; `o` is padded.
+/// `y = (o / l) * scale` of one row; `o` is padded.
 pub(super) struct Finish<'a> {
     pub o: &'a [f32],
     pub l: f32,
+    pub scale: f32,
     pub y: &'a mut [f32],
 }
 
@@ -202,13 +201,13 @@ impl Kernel for Finish<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let l = S::F::splat(self.l);
+        let (l, scale) = (S::F::splat(self.l), S::F::splat(self.scale));
         for (y, o) in self
             .y
             .chunks_mut(S::LANES)
             .zip(self.o.chunks_exact(S::LANES))
         {
-            store_part(simd, canonical(simd.load(o).div(l)), y);
+            store_part(simd, canonical(simd.load(o).div(l).mul(scale)), y);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the cache stores, exports and shares.
 
-use jetblock_numerics::round;
+use jetblock_numerics::{e4m3, nvfp4, round};
 
 use super::*;
 
@@ -28,8 +28,9 @@ fn filled(config: KvCacheConfig, tokens: usize) -> (KvCache, Vec<f32>, Vec<f32>)
 #[test]
 fn stored_values_are_those_of_the_contract() {
     for (kind, dtype) in CASES {
-        for head_dim in [1, 3, 8, 17] {
-            let (cache, k, v) = filled(config(3, head_dim, (kind, dtype)), 150);
+        for head_dim in [1, 3, 8, 17, 48] {
+            let config = config(3, head_dim, (kind, dtype));
+            let (cache, k, v) = filled(config, 150);
             let bf16 = |x: &[f32], f: fn(f32) -> u16| -> Vec<u8> {
                 x.iter().flat_map(|&x| f(x).to_le_bytes()).collect()
             };
@@ -39,13 +40,32 @@ fn stored_values_are_those_of_the_contract() {
                     .collect()
             };
             let (keys, values) = match (kind, dtype) {
-                (OperandKind::Bf16, DType::BF16) => {
+                (OperandKind::Bf16, KvDtype::Bf16) => {
                     (bf16(&k, round::bf16_operand), bf16(&v, round::f32_to_bf16))
                 }
-                (OperandKind::F32, DType::BF16) => {
+                (OperandKind::F32, KvDtype::Bf16) => {
                     (bf16(&k, round::f32_to_bf16), bf16(&v, round::f32_to_bf16))
                 }
-                _ => (f32s(&k), f32s(&v)),
+                (_, KvDtype::F32) => (f32s(&k), f32s(&v)),
+                (_, KvDtype::Fp8) => {
+                    let codes =
+                        |x: &[f32], scale: f32| x.iter().map(|x| e4m3::encode(x / scale)).collect();
+                    (codes(&k, config.k_scale), codes(&v, config.v_scale))
+                }
+                (_, KvDtype::Nvfp4) => {
+                    let rows = |x: &[f32], scale: f32| -> Vec<u8> {
+                        let row = |x: &[f32]| {
+                            let x: Vec<f32> = x.iter().map(|x| x / scale).collect();
+                            let blocks = x.as_chunks().0.iter().map(nvfp4::encode_kv);
+                            let codes = blocks.clone().flat_map(|block| block.codes);
+                            codes.chain(blocks.map(|block| block.scale)).collect()
+                        };
+                        x.chunks(config.head_dim)
+                            .flat_map(|x| -> Vec<u8> { row(x) })
+                            .collect()
+                    };
+                    (rows(&k, config.k_scale), rows(&v, config.v_scale))
+                }
             };
             assert_bits_equal("keys", &cache.key_bytes(), &keys);
             assert_bits_equal("values", &cache.value_bytes(), &values);
@@ -92,13 +112,41 @@ fn import_refuses_what_no_cache_holds() {
 }
 
 #[test]
+fn import_refuses_codes_that_nothing_encodes_to() {
+    let error = |dtype, tokens, bytes: &[u8]| {
+        let config = config(1, 2, (OperandKind::Bf16, dtype));
+        let ok = vec![1; bytes.len()];
+        KvCache::from_bytes(config, tokens, &ok, &ok).expect("codes and scales");
+        KvCache::from_bytes(config, tokens, &ok, bytes)
+            .map_or_else(|e| e.to_string(), |_| "taken".into())
+    };
+    let fp8 = |at: usize| {
+        format!(
+            "kv_cache: values is another bit pattern at byte {at}, expected values a fp8 cache can hold"
+        )
+    };
+    assert_eq!(error(KvDtype::Fp8, 2, &[0x7F, 0x80, 0x7E, 0xFE]), "taken");
+    assert_eq!(error(KvDtype::Fp8, 2, &[0x7F, 0x80, 0x7E, 0xFF]), fp8(3));
+    // Two rows of eight bytes of codes and a scale.
+    let row = |code: u8, scale: u8| [vec![1; 9], vec![code; 8], vec![scale]].concat();
+    let nvfp4 = |code, scale| error(KvDtype::Nvfp4, 2, &row(code, scale));
+    assert_eq!(nvfp4(0xFF, 0x7E), "taken");
+    assert_eq!(nvfp4(0, 0x7F), "taken");
+    for (code, scale, at) in [(0x11, 0, 17), (0x11, 0x81, 17), (0x10, 0x7F, 9)] {
+        let want = fp8(at).replace("fp8", "nvfp4");
+        assert_eq!(nvfp4(code, scale), want, "{code:02X} under {scale:02X}");
+    }
+}
+
+#[test]
 fn a_clone_is_independent() {
     for case in CASES {
         let config = config(2, 6, case);
+        let width = 2 * config.head_dim;
         let (cache, k, v) = filled(config, 100);
         let before = cache.digests();
         let (mut one, mut two) = (cache.clone(), cache.clone());
-        let part = |x| Columns::whole(x, 12);
+        let part = |x| Columns::whole(x, width);
         one.append(part(&k), part(&v), 0..40).expect("fits");
         two.append(part(&v), part(&k), 50..90).expect("fits");
         assert_eq!(
@@ -127,6 +175,15 @@ fn space_grows_by_blocks() {
         2 * cache.bytes()
     );
     assert_eq!(filled(config(2, 32, CASES[3]), 0).0.bytes(), 0);
+    // 32 bytes a row, and 16 bytes of codes with two of scales: 50 % and 28.125 % of bf16.
+    assert_eq!(
+        filled(config(2, 32, CASES[4]), 64).0.bytes(),
+        64 * 2 * 2 * 32
+    );
+    assert_eq!(
+        filled(config(2, 32, CASES[6]), 64).0.bytes(),
+        64 * 2 * 2 * 18
+    );
 }
 
 #[test]
@@ -144,10 +201,28 @@ fn invalid_configs_are_named() {
         error(config(1, 0, CASES[0])),
         "kv_cache: head_dim is 0, expected at least 1"
     );
-    let f16 = (OperandKind::F32, DType::F16);
+    let unfit = KvCacheConfig {
+        head_dim: 24,
+        ..config(1, 16, CASES[6])
+    };
     assert_eq!(
-        error(config(1, 4, f16)),
-        "kv_cache: dtype is f16, expected f32 or bf16"
+        error(unfit),
+        "kv_cache: head_dim is 24, expected a multiple of 16 in a cache of dtype nvfp4"
+    );
+    for scale in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e-40] {
+        let message = error(KvCacheConfig {
+            k_scale: scale,
+            ..config(1, 16, CASES[4])
+        });
+        assert!(message.contains("k_scale") && message.contains("a positive normal number"));
+    }
+    let scaled = KvCacheConfig {
+        v_scale: 2.0,
+        ..config(1, 4, CASES[0])
+    };
+    assert_eq!(
+        error(scaled),
+        "kv_cache: v_scale is 2, expected 1 in a cache of dtype bf16"
     );
     let (mut cache, k, _) = filled(config(1, 4, CASES[0]), 2);
     let part = || Columns::whole(&k, 4);

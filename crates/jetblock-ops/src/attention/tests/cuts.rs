@@ -85,17 +85,18 @@ fn a_cut_of_a_long_prompt_gives_the_same_bits() {
 fn the_cache_does_not_depend_on_cuts() {
     for case in CASES {
         let config = config(3, 5, case);
-        let data = painted_special(5, 200 * 30, 50);
+        let width = 3 * config.head_dim;
+        let data = painted_special(5, 200 * 2 * width, 50);
         let part = |columns| Columns {
             data: &data,
-            row_len: 30,
+            row_len: 2 * width,
             columns,
         };
         let fill = |cuts: &[usize]| {
             let (mut cache, mut at) = (KvCache::new(config).expect("valid"), 0);
             for &cut in cuts {
                 cache
-                    .append(part(0..15), part(15..30), at..cut)
+                    .append(part(0..width), part(width..2 * width), at..cut)
                     .expect("fits");
                 at = cut;
             }
