@@ -5,14 +5,14 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Parser;
 use jetblock_benches::{Clock, Spread, limits, median, rate};
 use jetblock_numerics::paint::uniform_vec;
-use jetblock_ops::attention::{Attention, KvCache, KvCacheConfig};
+use jetblock_ops::attention::{Attention, KvCache, KvCacheConfig, KvDtype};
 use jetblock_ops::linear::OperandKind;
 use jetblock_ops::{Columns, Segment};
 use jetblock_simd::{Cpu, Level};
-use jetblock_tensor::DType;
 
 /// What the read bandwidth is measured on.
 const READ_BYTES: usize = 192 << 20;
@@ -29,7 +29,7 @@ struct Args {
     #[arg(long, default_value_t = 9)]
     turns: usize,
     /// Only these formats: kind-cache dtype.
-    #[arg(long, value_delimiter = ',', default_values_t = ["bf16-bf16", "bf16-f32", "f32-bf16", "f32-f32"].map(String::from))]
+    #[arg(long, value_delimiter = ',', default_values_t = ["bf16-bf16", "bf16-f32", "bf16-fp8", "bf16-nvfp4", "f32-bf16", "f32-f32", "f32-fp8", "f32-nvfp4"].map(String::from))]
     formats: Vec<String>,
     /// Caches of one case together, in MiB: the default is well beyond the last cache, 0 means one cache.
     #[arg(long, default_value_t = 192)]
@@ -40,11 +40,12 @@ struct Args {
 #[derive(Clone, Copy)]
 struct Case(usize, usize, usize, usize, usize);
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     Case(12, 2, 64, 0, 512),
     Case(32, 2, 128, 0, 512),
     Case(32, 2, 128, 3584, 512),
     Case(12, 2, 64, 4095, 1),
+    Case(32, 2, 128, 4095, 1),
     Case(32, 2, 128, 8191, 1),
     Case(2, 2, 128, 8191, 1),
 ];
@@ -58,7 +59,7 @@ fn main() -> anyhow::Result<()> {
         args.turns
     );
     println!(
-        "{:9} {:>5} {:>4} {:>6} {:>4}  {:>8}  {:>18}  {:>6}  {:>18}",
+        "{:10} {:>5} {:>4} {:>6} {:>4}  {:>8}  {:>18}  {:>6}  {:>18}",
         "format",
         "heads",
         "hd",
@@ -71,13 +72,11 @@ fn main() -> anyhow::Result<()> {
     );
     let memory = vec![1_f32; READ_BYTES / 4];
     for format in &args.formats {
-        let (kind, dtype) = match format.as_str() {
-            "bf16-bf16" => (OperandKind::Bf16, DType::BF16),
-            "bf16-f32" => (OperandKind::Bf16, DType::F32),
-            "f32-bf16" => (OperandKind::F32, DType::BF16),
-            "f32-f32" => (OperandKind::F32, DType::F32),
-            _ => anyhow::bail!("unknown format {format:?}"),
-        };
+        let named = [OperandKind::Bf16, OperandKind::F32]
+            .into_iter()
+            .flat_map(|kind| KvDtype::ALL.map(|dtype| (kind, dtype)))
+            .find(|(kind, dtype)| *format == format!("{}-{dtype}", kind.name()));
+        let (kind, dtype) = named.with_context(|| format!("unknown format {format:?}"))?;
         for case in CASES {
             let Case(heads, kv_heads, head_dim, start, rows) = case;
             let config = KvCacheConfig {
@@ -85,11 +84,13 @@ fn main() -> anyhow::Result<()> {
                 head_dim,
                 kind,
                 dtype,
+                k_scale: 1.0,
+                v_scale: 1.0,
             };
             let [flops, of_peak, bytes, of_bandwidth] =
                 measure(&args, &cpu, case, config, &memory)?;
             println!(
-                "{format:9} {:>5} {head_dim:>4} {start:>6} {rows:>4}  {:8.1}  {}  {:6.2}  {}",
+                "{format:10} {:>5} {head_dim:>4} {start:>6} {rows:>4}  {:8.1}  {}  {:6.2}  {}",
                 format!("{heads}/{kv_heads}"),
                 flops.median / 1e9,
                 share(of_peak),

@@ -132,6 +132,11 @@ class Model:
         latent = [self._linear(f"{name}.fc{n}_latent_proj") for n in (1, 2)] if c.get("moe_latent_size") else (None, None)
         return ops.Moe(router, experts, self._mlp(name + ".shared_experts"), *latent)
 
+    def _kv_scale(self, name):
+        """The checkpoint's scale of a quantized cache, else 1; other caches have none."""
+        quantized = self.kv in ("fp8", "nvfp4")
+        return np.ravel(self.tensors[name])[0] if quantized and name in self.tensors else F32(1)
+
     def start(self):
         """The state before the first token."""
         layers = []
@@ -140,7 +145,8 @@ class Model:
                 conv = np.zeros((self.kernel - 1, self.conv_dim), F32)
                 layers.append([conv, np.zeros((self.heads, self.head_width, self.ssm_state), F32)])
             elif kind == "attention":
-                layers.append(ops.KvCache(self.kv_heads, self.hd, self.kind, self.kv))
+                scales = [self._kv_scale(f"backbone.layers.{len(layers)}.mixer.{name}_proj.{name}_scale") for name in "kv"]
+                layers.append(ops.KvCache(self.kv_heads, self.hd, self.kind, self.kv, scales))
             else:
                 layers.append(None)
         return {"tokens": 0, "layers": layers}
@@ -207,11 +213,11 @@ class Model:
 CHUNK = 1 << 20
 
 
-def tensor_digest(array):
-    """f32, or bf16 given as u16 patterns."""
-    dtype = {"f": "f32", "u": "bf16"}[array.dtype.kind]
-    data = np.ascontiguousarray(array).astype("<f4" if dtype == "f32" else "<u2").tobytes()
-    h = hashlib.sha256(f"{dtype}[{','.join(str(n) for n in array.shape)}]\n".encode())
+def tensor_digest(array, dtype="f32", shape=None):
+    """f32, bf16 given as u16 patterns, or rows of codes as bytes, of which `shape` tells the elements."""
+    stored = {"f32": "<f4", "bf16": "<u2"}.get(dtype, "u1")
+    data = np.ascontiguousarray(array).astype(stored).tobytes()
+    h = hashlib.sha256(f"{dtype}[{','.join(str(n) for n in shape or array.shape)}]\n".encode())
     for start in range(0, len(data), CHUNK):
         h.update(hashlib.sha256(data[start : start + CHUNK]).digest())
     return h.digest()
@@ -222,6 +228,10 @@ def state_digest(state):
     for layer in state["layers"]:
         if layer is None:
             continue
-        for tensor in (layer.k, layer.v) if isinstance(layer, ops.KvCache) else layer:
-            h.update(tensor_digest(tensor))
+        if isinstance(layer, ops.KvCache):
+            for tensor in (layer.k, layer.v):
+                h.update(tensor_digest(tensor, layer.dtype, (*tensor.shape[:2], layer.width)))
+        else:
+            for tensor in layer:
+                h.update(tensor_digest(tensor))
     return h.digest()

@@ -96,6 +96,8 @@ def run(report, root):
         report.add("the model's own kind is bf16", Model(demo).kind == "bf16")
         check_defaults(report, binary, "demo", demo, TEXT)
         check(report, binary, "demo", demo, TEXT, [[24], [7, 1, 1, 15], [10] + [1] * 14], control=True)
+        for kv in ("fp8", "nvfp4"):
+            check(report, binary, "demo", demo, TEXT, [[24], [7, 1, 1, 15]], kv=kv)
     else:
         report.missing("demo-model", "no model.safetensors")
     report.section("tests/fixtures/nemotron")
@@ -108,7 +110,8 @@ def run(report, root):
         n = int(np.load(folder / "n_prefill.npy"))
         check_defaults(report, binary, name, folder, ids)
         check(report, binary, name, folder, ids, [[len(ids)], [11, 2, 9, 23], [n] + [1] * (len(ids) - n)], control=True)
-        check(report, binary, name, folder, ids, [[len(ids)], [11, 2, 9, 23]], kv="bf16")
+        for kv in ("bf16", "fp8", "nvfp4"):
+            check(report, binary, name, folder, ids, [[len(ids)], [11, 2, 9, 23]], kv=kv)
         reference = np.load(folder / "prefill.npy")
         error = float(np.max(np.abs(Model(folder, kind="f32").logits(ids)[0] - reference)))
         report.add(f"{name}, f32: within 2e-4 of the reference library", error < 2e-4, f"{error:.1e}")
@@ -124,7 +127,7 @@ def run(report, root):
     folder = root / "tests/fixtures/llama/tiny_llama"
     check(report, binary, "300 tokens of Llama", folder, LONG, [[300], [130, 1, 69, 100]], kinds=["bf16"], split=64)
     folder = root / "tests/fixtures/nemotron/tiny_mlp_moe"
-    for kind, kv, split in (("bf16", "bf16", 64), ("bf16", "f32", 128), ("f32", "f32", 256), ("f32", "bf16", 64)):
+    for kind, kv, split in (("bf16", "bf16", 64), ("bf16", "f32", 128), ("f32", "f32", 256), ("f32", "bf16", 64), ("bf16", "nvfp4", 64), ("f32", "fp8", 128)):
         check(report, binary, "300 tokens", folder, LONG, [[300], [130, 1, 69, 100]], kinds=[kind], kv=kv, split=split)
     report.section("painted models")
     with tempfile.TemporaryDirectory() as scratch:
@@ -134,6 +137,13 @@ def run(report, root):
             check(report, binary, name, folder, SHORT, [[20], [3, 1, 9, 7]])
             if name == "ties":
                 check(report, binary, name, folder, SHORT, [[20], [3, 1, 9, 7]], tie_rule="hash")
+            if name in ("odd", "infinite", "scaled"):
+                check(report, binary, name, folder, SHORT, [[20], [3, 1, 9, 7]], kv="fp8")
+            if name == "scaled":
+                check(report, binary, name, folder, SHORT, [[20], [3, 1, 9, 7]], kv="nvfp4")
+                plain = [Model(folder, kv=kv).logits(SHORT)[0] for kv in ("bf16", "fp8", "nvfp4")]
+                differ = len({y.tobytes() for y in plain}) == 3
+                report.add("control: three KV dtypes give three different answers", differ)
         report.section("the operand kind that a model's own data types give")
         for n, (what, (kind, dtype, changes, other)) in enumerate(painted.OWN_KINDS.items()):
             folder = painted.write(Path(scratch) / f"kind{n}", 80, dtype, {"hybrid_override_pattern": "M*-E", **changes}, other=other)

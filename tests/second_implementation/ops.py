@@ -5,7 +5,7 @@ Rows are the first axis. Every row is computed from its own inputs; working on m
 
 import numpy as np
 
-from . import functions, reduce, rng
+from . import functions, quant, reduce, rng
 from .arith import F32, F64, bf16_to_f32, canonical, f32, f32_to_bf16, fma, max_last, maximum, minimum, operand, operand_bf16
 
 
@@ -99,19 +99,40 @@ def ssm_scan(x, dt, decay, b, c, skip, state):
 class KvCache:
     """Rows of K and V of one layer in the cache's dtype; `stored()` gives them as the bits they are kept in."""
 
-    def __init__(self, heads, width, kind, dtype):
-        self.kind, self.dtype = kind, dtype
-        store = np.uint16 if dtype == "bf16" else F32
-        self.k = np.zeros((0, heads, width), store)
-        self.v = np.zeros((0, heads, width), store)
+    def __init__(self, heads, width, kind, dtype, scales=(1, 1)):
+        self.kind, self.dtype, self.width = kind, dtype, width
+        self.k_scale, self.v_scale = map(F32, scales)
+        store = {"f32": F32, "bf16": np.uint16}.get(dtype, np.uint8)
+        length = width * 9 // 16 if dtype == "nvfp4" else width
+        self.k = np.zeros((0, heads, length), store)
+        self.v = np.zeros((0, heads, length), store)
 
     def append(self, k, v):
+        if self.dtype in ("fp8", "nvfp4"):
+            k, v = self._codes(k / self.k_scale), self._codes(v / self.v_scale)
         if self.dtype == "bf16":
             k = operand_bf16(k) if self.kind == "bf16" else f32_to_bf16(k)
             v = f32_to_bf16(v)
         self.k, self.v = np.concatenate([self.k, k]), np.concatenate([self.v, v])
 
+    def _codes(self, x):
+        """Rows of bytes: E4M3 codes, or pairs of E2M1 codes and then the scales of the blocks."""
+        if self.dtype == "fp8":
+            return quant.e4m3(x)
+        scale, codes = quant.nvfp4_kv(x.reshape(*x.shape[:2], -1, 16))
+        return np.concatenate([quant.pack(codes).reshape(*x.shape[:2], -1), scale], axis=-1)
+
+    def _decoded(self, rows):
+        if self.dtype == "fp8":
+            return quant.e4m3_value(rows)
+        pairs, scale = np.split(rows, [self.width // 2], axis=-1)
+        codes = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(*scale.shape, 16)
+        return quant.nvfp4_values(scale, codes).reshape(*rows.shape[:2], self.width)
+
     def values(self):
+        if self.dtype in ("fp8", "nvfp4"):
+            k, v = self._decoded(self.k), self._decoded(self.v)
+            return (operand(k) if self.kind == "bf16" else k), v
         if self.dtype == "bf16":
             return bf16_to_f32(self.k), bf16_to_f32(self.v)
         return (operand(self.k) if self.kind == "bf16" else self.k), self.v
@@ -124,7 +145,7 @@ def attention(q, cache, kind, split):
     first = len(k) - rows                                              # absolute position of row 0
     group = heads // k.shape[1]
     of_head = np.arange(heads) // group
-    scale = F32(1) / np.sqrt(F32(width))
+    scale = F32(1) / np.sqrt(F32(width)) * cache.k_scale
     if kind == "bf16":
         q = operand(q)
     m = np.full((rows, heads), -np.inf, F32)
@@ -149,7 +170,7 @@ def attention(q, cache, kind, split):
         l[low:] = fma(l[low:], a, lb * b)
         o[low:] = fma(o[low:], a[..., None], ob * b[..., None])
         m[low:] = new
-    return canonical(o / l[..., None]).reshape(rows, heads * width)
+    return canonical(o / l[..., None] * cache.v_scale).reshape(rows, heads * width)
 
 
 def rope_frequencies(theta, rotary, scaling=None):

@@ -121,6 +121,8 @@ def tensor_shapes(c):
             q, kv = (c[f"num_{n}_heads"] * c["head_dim"] for n in ("attention", "key_value"))
             for proj, out, into in (("q", q, d), ("k", kv, d), ("v", kv, d), ("o", d, q)):
                 yield from linear(f"{name}.{proj}_proj", out, into, c["attention_bias"])
+            for proj, scale in zip("kv", c.get("kv_scales", ())):
+                yield f"{name}.{proj}_proj.{proj}_scale", (), 0.0, scale
         elif kind == "-":
             yield from mlp(name, c["intermediate_size"], d)
         else:
@@ -159,7 +161,7 @@ def write(folder, seed, dtype, changes, edit=None, other=()):
         x = paint.uniform(seed * 1000 + n, np.arange(count, dtype=U32)) * F32(scale) + F32(offset)
         if edit:
             x = edit(name, x.reshape(shape)).reshape(-1)
-        store = next((d for end, d in [("e_score_correction_bias", "F32"), *other] if name.endswith(end)), dtype)
+        store = next((d for end, d in [("e_score_correction_bias", "F32"), ("_scale", "F32"), *other] if name.endswith(end)), dtype)
         size, pack = STORE[store]
         header[name] = {"dtype": store, "shape": list(shape), "data_offsets": [len(data), len(data) + size * count]}
         data += pack(x)
@@ -229,6 +231,7 @@ MODELS = {
     "ties": ("four equal experts, BF16", "BF16", {"hybrid_override_pattern": "EM*E"}, _same_experts),
     "huge": ("products that overflow alone, infinities and NaN, BF16", "BF16", {"hybrid_override_pattern": "--", "intermediate_size": 54}, _huge),
     "infinite": ("an infinite token, NaN in the state, BF16", "BF16", {"hybrid_override_pattern": "M*-"}, _infinite),
+    "scaled": ("scales of quantized caches, two widths of block, BF16", "BF16", {"hybrid_override_pattern": "M*-*", "head_dim": 48, "kv_scales": (0.37, 1.7)}, None),
     "tiny": ("values at the flush threshold, BF16", "BF16", {"hybrid_override_pattern": "M-M"}, _tiny),
     "llama": ("Llama, odd widths, BF16", "BF16", LLAMA, None),
     "llama3": ("Llama 3 frequencies, biases, a part of each head turned, F32", "F32", {**LLAMA, "attention_bias": True, "mlp_bias": True, "partial_rotary_factor": 0.6, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 48}}, None),

@@ -6,9 +6,9 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use jetblock_models::{LoadProgress, Model, Options};
+use jetblock_ops::attention::KvDtype;
 use jetblock_ops::linear::OperandKind;
 use jetblock_simd::{Cpu, Level};
-use jetblock_tensor::DType;
 
 use crate::bundled::Folder;
 use crate::commands::{bench, demo, generate, logits, profile, verify};
@@ -105,9 +105,9 @@ pub(crate) struct ModelArgs {
     /// Operands of matrix products [default: by the model's dtypes]
     #[arg(long, value_name = "KIND", help_heading = REQUEST)]
     pub(crate) operands: Option<Operands>,
-    /// Dtype of the key/value cache [default: as the operands]
+    /// Dtype of the key/value cache; nvfp4 needs a head_dim in sixteens [default: as the operands]
     #[arg(long, value_name = "DTYPE", help_heading = REQUEST)]
-    pub(crate) kv: Option<KvDtype>,
+    pub(crate) kv: Option<Kv>,
     /// Keys in an attention block: 64, 128 or 256
     #[arg(long, value_name = "KEYS", default_value_t = Options::default().split, help_heading = REQUEST)]
     pub(crate) split: usize,
@@ -125,9 +125,11 @@ pub(crate) enum Operands {
 
 /// Cache dtypes by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum KvDtype {
+pub(crate) enum Kv {
     F32,
     Bf16,
+    Fp8,
+    Nvfp4,
 }
 
 impl ModelArgs {
@@ -144,8 +146,10 @@ impl ModelArgs {
                 Operands::Bf16 => OperandKind::Bf16,
             }),
             kv_dtype: self.kv.map(|kv| match kv {
-                KvDtype::F32 => DType::F32,
-                KvDtype::Bf16 => DType::BF16,
+                Kv::F32 => KvDtype::F32,
+                Kv::Bf16 => KvDtype::Bf16,
+                Kv::Fp8 => KvDtype::Fp8,
+                Kv::Nvfp4 => KvDtype::Nvfp4,
             }),
             split: self.split,
             hash_ties: self.hash_ties,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! "JBSTATE1"  fingerprint [32]  tokens u64
-//! each layer in order:  Mamba: conv [K-1, conv_dim], SSM [H, P, N] as f32;  attention: K, V [tokens, KVH, hd]
+//! each layer in order:  Mamba: conv [K-1, conv_dim], SSM [H, P, N] as f32;  attention: K, V [tokens, KVH, hd] in the KV dtype
 //! SHA-256 of all of the above
 //! ```
 //!
@@ -65,7 +65,7 @@ impl Model {
         let tokens =
             usize::try_from(tokens).map_err(|_| bad("more tokens than this machine can count"))?;
         let mut state = self.new_state();
-        for layer in &mut state.layers {
+        for (index, layer) in state.layers.iter_mut().enumerate() {
             match layer {
                 LayerState::None => {}
                 LayerState::Mamba { conv, ssm, dims } => {
@@ -77,10 +77,9 @@ impl Model {
                     );
                 }
                 LayerState::Attention(cache) => {
-                    let config = self.kv_cache_config();
-                    let row = config.num_key_value_heads * config.head_dim * config.dtype.size();
+                    let config = self.kv_cache_config(index);
                     let len = tokens
-                        .checked_mul(row)
+                        .checked_mul(config.token_bytes())
                         .ok_or_else(|| bad("more tokens than bytes"))?;
                     *cache = KvCache::from_bytes(config, tokens, rest.take(len)?, rest.take(len)?)?;
                 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use jetblock_models::{LogitRows, Model, Options, Piece, SequenceState, Workspace};
+use jetblock_ops::attention::KvDtype;
 use jetblock_ops::linear::OperandKind;
 use jetblock_simd::{Cpu, Level};
 use jetblock_testing::{assert_bits_equal, read_npy_f32, read_npy_i64};
@@ -232,6 +233,40 @@ fn a_saved_state_continues_with_the_same_bits() {
                 &want[cut * vocab_size..],
             );
             assert_eq!(restored.digest(), end.digest());
+        }
+    }
+}
+
+#[test]
+fn every_kv_dtype_gives_its_own_bits_and_keeps_them() {
+    let cpu = Cpu::single();
+    for name in MODELS {
+        let ids = ids(name);
+        for operands in [OperandKind::F32, OperandKind::Bf16] {
+            let mut seen: Vec<Vec<f32>> = Vec::new();
+            for dtype in KvDtype::ALL {
+                let options = Options {
+                    operands: Some(operands),
+                    kv_dtype: Some(dtype),
+                    ..Options::default()
+                };
+                let model =
+                    Model::load(&folder(name), options, &mut |_| {}).expect("the fixture loads");
+                let (want, whole) = feed(&model, &ids, &[ids.len()], &cpu);
+                let decoded = vec![1; ids.len()];
+                let (got, state) = feed(&model, &ids, &decoded, &cpu);
+                assert_bits_equal(format!("{name} {dtype}, one by one"), &got, &want);
+                assert_eq!(state.digest(), whole.digest(), "{name} {dtype}");
+                let back = model
+                    .restore_state(&state.to_bytes())
+                    .expect("its own bytes");
+                assert_eq!(back.digest(), whole.digest(), "{name} {dtype}");
+                assert!(
+                    seen.iter().all(|other| *other != want),
+                    "{dtype} is another request"
+                );
+                seen.push(want);
+            }
         }
     }
 }

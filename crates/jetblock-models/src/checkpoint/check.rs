@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
 use super::{Checkpoint, CheckpointError, TensorInfo};
-use crate::config::{ExpectedTensor, Presence, canonical_name};
+use crate::config::{ExpectedTensor, Presence, TensorKind, canonical_name};
 
 impl Checkpoint {
     /// Fails unless the checkpoint has every required tensor, in its shape and in a type this version reads, and no other
@@ -79,7 +79,9 @@ fn check_tensor(expected: &ExpectedTensor, info: TensorInfo<'_>) -> Result<(), C
             });
         }
     }
-    if info.shape != expected.shape {
+    // A scale is written as a number or as a list of one.
+    let is_scale = expected.kind == TensorKind::KvScale && info.elements() == 1;
+    if info.shape != expected.shape && !is_scale {
         let (expected, got) = (expected.shape.clone(), info.shape.to_vec());
         return Err(CheckpointError::Shape {
             file,

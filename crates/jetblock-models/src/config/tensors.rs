@@ -53,6 +53,8 @@ pub enum TensorKind {
     Ssm,
     /// Router weight or correction bias, always used in f32.
     Router,
+    /// Scale of a quantized KV cache.
+    KvScale,
 }
 
 /// Whether a checkpoint must have a tensor.

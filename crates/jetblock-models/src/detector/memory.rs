@@ -1,5 +1,6 @@
 //! Memory of a sequence: the fixed state of Mamba layers and the keys and values of attention layers.
 
+use jetblock_ops::attention::KvDtype;
 use serde::Serialize;
 
 use crate::config::{LayerKind, ModelConfig};
@@ -36,8 +37,7 @@ impl StateBytes {
     }
 }
 
-/// Bytes of keys and values per token, all attention layers together. This version keeps f32 or bf16; the others show
-/// what smaller formats would take.
+/// Bytes of keys and values per token in each KV dtype, all attention layers together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct KvBytes {
     /// In f32.
@@ -46,19 +46,20 @@ pub struct KvBytes {
     pub bf16: u64,
     /// In fp8.
     pub fp8: u64,
-    /// In nvfp4: half a byte an element, and a scale of one byte for each 16 elements of a head.
+    /// In nvfp4: half a byte an element, and a scale of one byte for each 16 elements of a head. For a head that no nvfp4
+    /// cache takes, what a last, shorter block would need.
     pub nvfp4: u64,
 }
 
 impl KvBytes {
     pub(super) fn of(attention_layers: usize, kv_heads: usize, head_dim: usize) -> KvBytes {
         let rows = 2 * (attention_layers * kv_heads) as u64;
-        let width = head_dim as u64;
+        let bytes = |dtype: KvDtype| rows * dtype.row_bytes(head_dim) as u64;
         KvBytes {
-            f32: rows * width * 4,
-            bf16: rows * width * 2,
-            fp8: rows * width,
-            nvfp4: rows * (width.div_ceil(2) + width.div_ceil(16)),
+            f32: bytes(KvDtype::F32),
+            bf16: bytes(KvDtype::Bf16),
+            fp8: bytes(KvDtype::Fp8),
+            nvfp4: bytes(KvDtype::Nvfp4),
         }
     }
 }

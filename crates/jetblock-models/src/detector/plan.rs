@@ -69,7 +69,7 @@ fn of_kind(config: &ModelConfig, kind: LayerKind, operands: &str) -> Plan {
         LayerKind::Attention => (
             attention_strategy(config),
             format!(
-                "{operands} projections and scores; f32 softmax and weighted sum; f32 or bf16 cache"
+                "{operands} projections and scores; f32 softmax and weighted sum; f32, bf16, fp8 or nvfp4 cache"
             ),
             "the blocks of a row depend on its own position, not on the batch or the step",
         ),

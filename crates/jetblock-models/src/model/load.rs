@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use jetblock_ops::attention::KvCacheConfig;
 use jetblock_ops::causal_conv1d;
 use jetblock_ops::linear::{OperandKind, PackedMatrix, WeightRows};
 use jetblock_ops::moe::RouterConfig;
@@ -48,6 +49,18 @@ impl Model {
         let kind = options
             .operands
             .unwrap_or_else(|| detector::operand_kind(&config, Some(checkpoint)));
+        if config.count(LayerKind::Attention) > 0 {
+            // Before anything is read: a dtype that does not fit the head.
+            KvCacheConfig {
+                num_key_value_heads: config.num_key_value_heads,
+                head_dim: config.head_dim,
+                kind,
+                dtype: options.kv_dtype(kind),
+                k_scale: 1.0,
+                v_scale: 1.0,
+            }
+            .check()?;
+        }
         let total = checkpoint.infos().map(|info| info.bytes).sum();
         let mut loader = Loader {
             checkpoint,
@@ -205,7 +218,17 @@ impl Loader<'_> {
             v_proj: self.linear(&format!("{scope}v_proj"))?,
             o_proj: self.linear(&format!("{scope}o_proj"))?,
             qk_norm,
+            kv_scales: [
+                self.kv_scale(&format!("{scope}k_proj.k_scale"))?,
+                self.kv_scale(&format!("{scope}v_proj.v_scale"))?,
+            ],
         })
+    }
+
+    /// The scale of a quantized cache, 1 where the checkpoint has none.
+    fn kv_scale(&mut self, name: &str) -> Result<f32, ModelError> {
+        let stored = self.optional_vector(name)?;
+        Ok(stored.map_or(1.0, |scale| scale[0]))
     }
 
     fn mlp(&mut self, config: &ModelConfig, scope: &str) -> Result<MlpWeights, ModelError> {

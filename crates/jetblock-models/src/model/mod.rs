@@ -8,9 +8,9 @@ mod kernels;
 mod load;
 mod weights;
 
-use jetblock_ops::attention::{Attention, KvCache, KvCacheConfig};
+use jetblock_ops::attention::{Attention, KvCache, KvCacheConfig, KvDtype};
 use jetblock_ops::linear::OperandKind;
-use jetblock_tensor::{DType, Digest, digest};
+use jetblock_tensor::{Digest, digest};
 
 pub use forward::{LogitRows, Piece, PieceResult};
 pub use kernels::{Contract, Kernels};
@@ -31,8 +31,8 @@ use weights::{Layer, Mixer};
 pub struct Options {
     /// Operand kind of the linear layers; by the model's dtypes where `None`.
     pub operands: Option<OperandKind>,
-    /// Dtype of the KV cache, f32 or bf16; as the operand kind where `None`.
-    pub kv_dtype: Option<DType>,
+    /// Dtype of the KV cache; f32 or bf16, as the operand kind, where `None`.
+    pub kv_dtype: Option<KvDtype>,
     /// Keys in an attention block: 64, 128 or 256.
     pub split: usize,
     /// Whether equal router scores are ordered by a hash instead of by the lower expert.
@@ -50,13 +50,23 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// The dtype of KV caches under operand kind `kind`.
+    pub(crate) fn kv_dtype(&self, kind: OperandKind) -> KvDtype {
+        self.kv_dtype.unwrap_or(match kind {
+            OperandKind::Bf16 => KvDtype::Bf16,
+            OperandKind::F32 => KvDtype::F32,
+        })
+    }
+}
+
 /// A loaded model. It is never changed by use; any number of sequences and threads share it.
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
     options: Options,
     kind: OperandKind,
-    kv_dtype: DType,
+    kv_dtype: KvDtype,
     fingerprint: Digest,
     embeddings: Embeddings,
     layers: Vec<Layer>,
@@ -77,18 +87,7 @@ impl Model {
         norm_f: Vec<f32>,
         lm_head: Option<LinearWeights>,
     ) -> Result<Model, ModelError> {
-        let by_kind = match kind {
-            OperandKind::Bf16 => DType::BF16,
-            OperandKind::F32 => DType::F32,
-        };
-        let kv_dtype = options.kv_dtype.unwrap_or(by_kind);
-        if kv_dtype == DType::F16 {
-            return Err(ModelError::Option {
-                field: "kv_dtype",
-                expected: "f32 or bf16",
-                got: kv_dtype.to_string(),
-            });
-        }
+        let kv_dtype = options.kv_dtype(kind);
         if ![64, 128, 256].contains(&options.split) {
             return Err(ModelError::Option {
                 field: "split",
@@ -102,7 +101,7 @@ impl Model {
             Some(rope) => rope.inverse_frequencies()?,
             None => Vec::new(),
         };
-        Ok(Model {
+        let model = Model {
             config,
             options,
             kind,
@@ -113,7 +112,13 @@ impl Model {
             inverse_frequencies,
             norm_f,
             lm_head,
-        })
+        };
+        for layer in 0..model.layers.len() {
+            if model.config.layers[layer] == LayerKind::Attention {
+                model.kv_cache_config(layer).check()?;
+            }
+        }
+        Ok(model)
     }
 
     /// The configuration it was loaded with.
@@ -127,7 +132,7 @@ impl Model {
     }
 
     /// The dtype of its KV caches.
-    pub fn kv_dtype(&self) -> DType {
+    pub fn kv_dtype(&self) -> KvDtype {
         self.kv_dtype
     }
 
@@ -143,7 +148,7 @@ impl Model {
     /// The state of a sequence without tokens.
     pub fn new_state(&self) -> SequenceState {
         let config = &self.config;
-        let layer = |kind: &LayerKind| match kind {
+        let layer = |(index, kind): (usize, &LayerKind)| match kind {
             LayerKind::Mamba => {
                 let dims = MambaDims {
                     heads: config.mamba_num_heads,
@@ -159,27 +164,32 @@ impl Model {
                 }
             }
             LayerKind::Attention => {
-                let cache = KvCache::new(self.kv_cache_config());
-                LayerState::Attention(
-                    cache.expect("the configuration and the KV dtype were checked at load"),
-                )
+                let cache = KvCache::new(self.kv_cache_config(index));
+                LayerState::Attention(cache.expect("the configuration was checked at load"))
             }
             LayerKind::Mlp | LayerKind::Moe => LayerState::None,
         };
         SequenceState {
             fingerprint: self.fingerprint,
             tokens: 0,
-            layers: config.layers.iter().map(layer).collect(),
+            layers: config.layers.iter().enumerate().map(layer).collect(),
             failed: None,
         }
     }
 
-    pub(crate) fn kv_cache_config(&self) -> KvCacheConfig {
+    /// What the cache of attention layer `layer` stores.
+    pub(crate) fn kv_cache_config(&self, layer: usize) -> KvCacheConfig {
+        let [k_scale, v_scale] = match &self.layers[layer].mixer {
+            Mixer::Attention(weights) if self.kv_dtype.is_quantized() => weights.kv_scales,
+            _ => [1.0; 2],
+        };
         KvCacheConfig {
             num_key_value_heads: self.config.num_key_value_heads,
             head_dim: self.config.head_dim,
             kind: self.kind,
             dtype: self.kv_dtype,
+            k_scale,
+            v_scale,
         }
     }
 

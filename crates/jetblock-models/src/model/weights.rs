@@ -68,6 +68,8 @@ pub(crate) struct AttentionWeights {
     pub(crate) q_proj: LinearWeights,
     pub(crate) k_proj: LinearWeights,
     pub(crate) v_proj: LinearWeights,
+    /// What keys and values are divided by in a quantized cache.
+    pub(crate) kv_scales: [f32; 2],
     pub(crate) o_proj: LinearWeights,
     /// Norms of each head of q and of k, `[head_dim]`.
     pub(crate) qk_norm: Option<(Vec<f32>, Vec<f32>)>,

@@ -317,6 +317,50 @@ fn the_callers_rounding_mode_does_not_matter() {
     }
 }
 
+/// Codes without a scale are plain numbers: f32 and bf16 caches of those numbers give the same bits.
+#[test]
+fn a_quantized_cache_equals_a_cache_of_its_values() {
+    for (kind, dtype) in CASES {
+        if !dtype.is_quantized() {
+            continue;
+        }
+        let config = KvCacheConfig {
+            k_scale: 1.0,
+            v_scale: 1.0,
+            ..config(2, 64, (kind, dtype))
+        };
+        let mut batch = Batch::new(config, 6, &[(300, 3)], painted);
+        let want = assert_cpu_equals_reference(&batch, 128);
+        let [k, v] = [KvCache::read_key, KvCache::read_value].map(|read| -> Vec<f32> {
+            let row = |i: usize| {
+                let mut row = vec![0.0; 64];
+                read(&batch.caches[0], i % 2, i / 2, &mut row);
+                row
+            };
+            (0..303 * 2).flat_map(row).collect()
+        });
+        for plain in [KvDtype::F32, KvDtype::Bf16] {
+            let mut cache = KvCache::new(KvCacheConfig {
+                dtype: plain,
+                ..config
+            })
+            .expect("a valid config");
+            let part = |x| Columns::whole(x, 128);
+            cache.append(part(&k), part(&v), 0..303).expect("fits");
+            batch.caches[0] = cache;
+            let got = assert_cpu_equals_reference(&batch, 128);
+            assert_bits_equal(format!("{dtype} as {plain}"), &got, &want);
+        }
+        // The control: another scale is another answer.
+        let scaled = KvCacheConfig {
+            k_scale: 0.75,
+            ..config
+        };
+        let other = Batch::new(scaled, 6, &[(300, 3)], painted).reference(128);
+        assert_bits_differ("another scale", &other, &want);
+    }
+}
+
 /// A variant of the reference with one rule broken, to show that the comparison would notice.
 #[test]
 fn broken_rules_are_noticed() {
