@@ -11,7 +11,7 @@ use jetblock_ops::linear::OperandKind;
 use jetblock_simd::{Cpu, Level};
 
 use crate::bundled::Folder;
-use crate::commands::{bench, demo, generate, logits, profile, verify};
+use crate::commands::{bench, demo, eval, generate, logits, profile, verify};
 use crate::output::{Output, Unit};
 
 /// Runs hybrid language models (Nemotron-H, Nemotron 3) so that the same request gives the same bits,
@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Bench(bench::Args),
     /// Write the logits of given tokens to a .npy file
     Logits(logits::Args),
+    /// Measure what each dtype of the key/value cache costs on a text: perplexity, divergence from f32
+    Eval(eval::Args),
     /// Describe a model folder: layers, parameters, memory
     Profile(profile::Args),
     /// Show the processor's instruction-set levels and the environment variables that are read
@@ -132,6 +134,17 @@ pub(crate) enum Kv {
     Nvfp4,
 }
 
+impl From<Kv> for KvDtype {
+    fn from(kv: Kv) -> KvDtype {
+        match kv {
+            Kv::F32 => KvDtype::F32,
+            Kv::Bf16 => KvDtype::Bf16,
+            Kv::Fp8 => KvDtype::Fp8,
+            Kv::Nvfp4 => KvDtype::Nvfp4,
+        }
+    }
+}
+
 impl ModelArgs {
     /// The model folder; the bundled model is unpacked where none was named.
     pub(crate) fn folder(&self) -> anyhow::Result<Folder> {
@@ -145,12 +158,7 @@ impl ModelArgs {
                 Operands::F32 => OperandKind::F32,
                 Operands::Bf16 => OperandKind::Bf16,
             }),
-            kv_dtype: self.kv.map(|kv| match kv {
-                Kv::F32 => KvDtype::F32,
-                Kv::Bf16 => KvDtype::Bf16,
-                Kv::Fp8 => KvDtype::Fp8,
-                Kv::Nvfp4 => KvDtype::Nvfp4,
-            }),
+            kv_dtype: self.kv.map(KvDtype::from),
             split: self.split,
             hash_ties: self.hash_ties,
         }

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => commands::verify::run(&args, &cli.global, &output),
         Command::Bench(args) => commands::bench::run(&args, &cli.global, &output),
         Command::Logits(args) => commands::logits::run(&args, &cli.global, &output),
+        Command::Eval(args) => commands::eval::run(&args, &cli.global, &output),
         Command::Profile(args) => commands::profile::run(&args, &cli.global, &output),
         Command::Env => commands::env::run(&cli.global, &output),
     };

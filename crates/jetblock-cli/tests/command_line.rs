@@ -53,6 +53,7 @@ Commands:
   verify    Check that a model's bits do not depend on batch, prompt split, threads or instruction set
   bench     Measure speed
   logits    Write the logits of given tokens to a .npy file
+  eval      Measure what each dtype of the key/value cache costs on a text: perplexity, divergence from f32
   profile   Describe a model folder: layers, parameters, memory
   env       Show the processor's instruction-set levels and the environment variables that are read
   help      Print this message or the help of the given subcommand(s)

@@ -283,10 +283,10 @@ fn the_report_is_for_people() {
     memory of a sequence
       ssm state, f32                 48,234,496 bytes (46.00 MiB)
       conv state, f32                 1,695,744 bytes; 847,872 in bf16, as other engines keep it
-      keys, values, f32                  12,288 bytes per token
-      keys, values, bf16                  6,144 bytes per token
-      keys, values, fp8                   3,072 bytes per token
-      keys, values, nvfp4                 1,728 bytes per token
+      keys, values, f32                  12,288 bytes per token, 384.00 MiB for 32,768 tokens
+      keys, values, bf16                  6,144 bytes per token, 192.00 MiB for 32,768 tokens
+      keys, values, fp8                   3,072 bytes per token, 96.00 MiB for 32,768 tokens
+      keys, values, nvfp4                 1,728 bytes per token, 54.00 MiB for 32,768 tokens
 
     an optimizer for attention alone would touch 6 of 52 layers
 
@@ -329,10 +329,10 @@ fn the_report_is_for_people() {
     memory of a sequence
       ssm state, f32                     16,384 bytes (16.00 KiB)
       conv state, f32                     9,216 bytes; 4,608 in bf16, as other engines keep it
-      keys, values, f32                     256 bytes per token
-      keys, values, bf16                    128 bytes per token
-      keys, values, fp8                      64 bytes per token
-      keys, values, nvfp4                    36 bytes per token
+      keys, values, f32                     256 bytes per token, 8.00 MiB for 32,768 tokens
+      keys, values, bf16                    128 bytes per token, 4.00 MiB for 32,768 tokens
+      keys, values, fp8                      64 bytes per token, 2.00 MiB for 32,768 tokens
+      keys, values, nvfp4                    36 bytes per token, 1.12 MiB for 32,768 tokens
 
     an optimizer for attention alone would touch 1 of 9 layers
 
@@ -370,10 +370,10 @@ fn the_report_is_for_people() {
       with both tables           12,879,925,248
 
     memory of a sequence
-      keys, values, f32                 262,144 bytes per token
-      keys, values, bf16                131,072 bytes per token
-      keys, values, fp8                  65,536 bytes per token
-      keys, values, nvfp4                36,864 bytes per token
+      keys, values, f32                 262,144 bytes per token, 8.00 GiB for 32,768 tokens
+      keys, values, bf16                131,072 bytes per token, 4.00 GiB for 32,768 tokens
+      keys, values, fp8                  65,536 bytes per token, 2.00 GiB for 32,768 tokens
+      keys, values, nvfp4                36,864 bytes per token, 1.12 GiB for 32,768 tokens
 
     an optimizer for attention alone would touch 32 of 32 layers
 

@@ -257,6 +257,13 @@ fn every_kv_dtype_gives_its_own_bits_and_keeps_them() {
                 let (got, state) = feed(&model, &ids, &decoded, &cpu);
                 assert_bits_equal(format!("{name} {dtype}, one by one"), &got, &want);
                 assert_eq!(state.digest(), whole.digest(), "{name} {dtype}");
+                // Blocks of 64 tokens: the fixtures have fewer.
+                let grown = state.bytes() - model.new_state().bytes();
+                assert_eq!(
+                    grown,
+                    64 * model.kv_bytes_per_token(dtype),
+                    "{name} {dtype}"
+                );
                 let back = model
                     .restore_state(&state.to_bytes())
                     .expect("its own bytes");

@@ -8,7 +8,7 @@ use jetblock_models::model::{Contract, Kernels};
 use jetblock_models::{LogitRows, Model, Piece, SequenceState, Workspace};
 use jetblock_numerics::paint;
 use jetblock_ops::OpError;
-use jetblock_ops::attention::Attention;
+use jetblock_ops::attention::{Attention, KvDtype};
 use jetblock_ops::linear::LinearJob;
 use jetblock_ops::rms_norm::RmsNorm;
 use jetblock_ops::rms_norm_gated::RmsNormGated;
@@ -53,6 +53,15 @@ struct Line {
     ratio: Option<f64>,
 }
 
+/// Exact bytes of a KV cache.
+#[derive(Serialize)]
+struct KvBytes {
+    dtype: &'static str,
+    per_token: usize,
+    /// Of a sequence as long as the prompt.
+    per_prompt: usize,
+}
+
 #[derive(Serialize)]
 struct Report {
     model: String,
@@ -62,6 +71,8 @@ struct Report {
     level: &'static str,
     weights_bytes: usize,
     state_bytes: usize,
+    /// Of every dtype the cache could have.
+    kv_bytes: Vec<KvBytes>,
     peak_resident_bytes: u64,
     lines: Vec<Line>,
     /// Share of time by op, prefill and decode.
@@ -207,6 +218,16 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
         level: cpu.level().name(),
         weights_bytes: model.bytes(),
         state_bytes: prompt_state.bytes(),
+        kv_bytes: KvDtype::ALL
+            .map(|dtype| {
+                let per_token = model.kv_bytes_per_token(dtype);
+                KvBytes {
+                    dtype: dtype.name(),
+                    per_token,
+                    per_prompt: per_token * args.prompt,
+                }
+            })
+            .into(),
         peak_resident_bytes,
         lines,
         prefill_share,
@@ -354,6 +375,25 @@ impl Report {
         ]
         .map(|(what, bytes)| vec![what.to_string(), output::bytes(bytes)])
         .to_vec();
+        let bf16 = self.kv_bytes.iter().find(|kv| kv.dtype == "bf16");
+        let of_bf16 = |kv: &KvBytes| match bf16 {
+            Some(bf16) if bf16.per_token > 0 => {
+                format!(
+                    "{:.3} %",
+                    100.0 * kv.per_token as f64 / bf16.per_token as f64
+                )
+            }
+            _ => "-".to_string(),
+        };
+        let caches: Vec<_> = self
+            .kv_bytes
+            .iter()
+            .map(|kv| {
+                let bytes = [kv.per_token, kv.per_prompt].map(|bytes| bytes.to_string());
+                let [per_token, per_prompt] = bytes;
+                vec![kv.dtype.to_string(), per_token, per_prompt, of_bf16(kv)]
+            })
+            .collect();
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         let shares: Vec<_> = self
             .prefill_share
@@ -364,7 +404,7 @@ impl Report {
             })
             .collect();
         format!(
-            "{}: operands {}, KV {}, {} thread(s), {}\n\n{}\n{}\n{}",
+            "{}: operands {}, KV {}, {} thread(s), {}\n\n{}\n{}\n{}\n{}",
             self.model,
             self.operands,
             self.kv,
@@ -372,6 +412,10 @@ impl Report {
             self.level,
             table(&["", "tokens/s", "control", "contract/control"], &speeds),
             table(&["memory", ""], &memory),
+            table(
+                &["KV cache", "bytes/token", "bytes/prompt", "of bf16"],
+                &caches
+            ),
             table(&["share of time", "prefill", "decode"], &shares),
         )
     }

@@ -133,9 +133,11 @@ impl Profile {
         ] {
             writeln!(
                 f,
-                "  {:<22}{:>19} bytes per token",
+                "  {:<22}{:>19} bytes per token, {} for {} tokens",
                 format!("keys, values, {name}"),
-                grouped(size)
+                grouped(size),
+                bytes(size * SHOWN_TOKENS),
+                grouped(SHOWN_TOKENS)
             )?;
         }
         writeln!(
@@ -182,6 +184,9 @@ impl Profile {
         Ok(())
     }
 }
+
+/// The length of the sequence whose keys and values are shown.
+const SHOWN_TOKENS: u64 = 32_768;
 
 /// Digits in groups of three.
 fn grouped(n: u64) -> String {

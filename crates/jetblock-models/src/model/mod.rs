@@ -177,6 +177,12 @@ impl Model {
         }
     }
 
+    /// Bytes of keys and values that a token adds to a sequence's state in a cache of `dtype`.
+    pub fn kv_bytes_per_token(&self, dtype: KvDtype) -> usize {
+        let layers = self.config.count(LayerKind::Attention);
+        2 * layers * self.config.num_key_value_heads * dtype.row_bytes(self.config.head_dim)
+    }
+
     /// What the cache of attention layer `layer` stores.
     pub(crate) fn kv_cache_config(&self, layer: usize) -> KvCacheConfig {
         let [k_scale, v_scale] = match &self.layers[layer].mixer {

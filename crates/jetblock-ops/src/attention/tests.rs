@@ -317,7 +317,7 @@ fn the_callers_rounding_mode_does_not_matter() {
     }
 }
 
-/// Codes without a scale are plain numbers: f32 and bf16 caches of those numbers give the same bits.
+/// Under scales that are powers of two, f32 and bf16 caches of the numbers that the codes stand for give the same bits.
 #[test]
 fn a_quantized_cache_equals_a_cache_of_its_values() {
     for (kind, dtype) in CASES {
@@ -325,23 +325,25 @@ fn a_quantized_cache_equals_a_cache_of_its_values() {
             continue;
         }
         let config = KvCacheConfig {
-            k_scale: 1.0,
-            v_scale: 1.0,
+            k_scale: 2.0,
+            v_scale: 0.25,
             ..config(2, 64, (kind, dtype))
         };
         let mut batch = Batch::new(config, 6, &[(300, 3)], painted);
         let want = assert_cpu_equals_reference(&batch, 128);
-        let [k, v] = [KvCache::read_key, KvCache::read_value].map(|read| -> Vec<f32> {
-            let row = |i: usize| {
-                let mut row = vec![0.0; 64];
-                read(&batch.caches[0], i % 2, i / 2, &mut row);
-                row
-            };
-            (0..303 * 2).flat_map(row).collect()
-        });
+        let (mut k, mut v) = (vec![0.0_f32; 303 * 128], vec![0.0_f32; 303 * 128]);
+        for i in 0..303 * 2 {
+            let (head, position, row) = (i % 2, i / 2, 64 * i..64 * i + 64);
+            batch.caches[0].read_key(head, position, &mut k[row.clone()]);
+            batch.caches[0].read_value(head, position, &mut v[row]);
+        }
+        k.iter_mut().for_each(|x| *x *= config.k_scale);
+        v.iter_mut().for_each(|x| *x *= config.v_scale);
         for plain in [KvDtype::F32, KvDtype::Bf16] {
             let mut cache = KvCache::new(KvCacheConfig {
                 dtype: plain,
+                k_scale: 1.0,
+                v_scale: 1.0,
                 ..config
             })
             .expect("a valid config");
