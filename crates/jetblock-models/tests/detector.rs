@@ -295,7 +295,7 @@ fn the_report_is_for_people() {
                   bf16 projections; f32 convolution, dt, state and gated norm
                   because every split of a prompt is exact, and rounding the state at each token would accumulate
       attention   keys in blocks of fixed size at absolute positions, written before they are read; no RoPE
-                  bf16 projections and scores; f32 softmax and weighted sum; f32 or bf16 cache
+                  bf16 projections and scores; f32 softmax and weighted sum; f32, bf16, fp8 or nvfp4 cache
                   because the blocks of a row depend on its own position, not on the batch or the step
       moe         6 of 128 experts combined in ascending order, then the shared expert
                   f32 router and combine; bf16 experts
@@ -341,7 +341,7 @@ fn the_report_is_for_people() {
                   f32 projections; f32 convolution, dt, state and gated norm
                   because every split of a prompt is exact, and rounding the state at each token would accumulate
       attention   keys in blocks of fixed size at absolute positions, written before they are read; no RoPE
-                  f32 projections and scores; f32 softmax and weighted sum; f32 or bf16 cache
+                  f32 projections and scores; f32 softmax and weighted sum; f32, bf16, fp8 or nvfp4 cache
                   because the blocks of a row depend on its own position, not on the batch or the step
       moe         3 of 8 experts in a latent space of 24 combined in ascending order, then the shared expert
                   f32 router and combine; f32 experts

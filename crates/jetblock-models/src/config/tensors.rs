@@ -146,6 +146,21 @@ impl ModelConfig {
         list.tensors
     }
 
+    /// The scales of quantized KV caches, which a checkpoint may have beside [`tensors`](Self::tensors).
+    pub fn kv_scales(&self) -> Vec<ExpectedTensor> {
+        let mut list = List::default();
+        for (i, kind) in self.layers.iter().enumerate() {
+            if *kind == LayerKind::Attention {
+                list.layer = Some(i);
+                list.prefix = self.layer_names(i).mixer;
+                for name in ["k_proj.k_scale", "v_proj.v_scale"] {
+                    list.push_with(name, &[], TensorKind::KvScale, Presence::Optional);
+                }
+            }
+        }
+        list.tensors
+    }
+
     /// The tensors of the multi-token-prediction head, which inference without it skips; empty without one.
     pub fn mtp_tensors(&self) -> Vec<ExpectedTensor> {
         let mut list = List::default();

@@ -37,7 +37,6 @@ impl Tally {
         for tensor in expected
             .iter()
             .filter(|tensor| tensor.presence != Presence::Unused)
-            .filter(|tensor| tensor.kind != TensorKind::KvScale)
         {
             let info = checkpoint.and_then(|checkpoint| checkpoint.info(&tensor.name));
             // Optional tensors count where they are stored, or may be.

@@ -194,7 +194,7 @@ impl Profile {
     ) -> Result<Profile, ModelError> {
         let expected = config.tensors();
         if let Some(checkpoint) = checkpoint {
-            checkpoint.check(&expected)?;
+            checkpoint.check(&[expected.clone(), config.kv_scales()].concat())?;
         }
         let tally = Tally::of_nemotron_h(config, &expected, checkpoint);
         let attention = config.count(LayerKind::Attention);
@@ -228,7 +228,7 @@ impl Profile {
         checkpoint: Option<&Checkpoint>,
     ) -> Result<Profile, ModelError> {
         if let (Ok(run), Some(checkpoint)) = (run, checkpoint) {
-            checkpoint.check(&run.tensors())?;
+            checkpoint.check(&[run.tensors(), run.kv_scales()].concat())?;
         }
         let tally = match checkpoint {
             Some(checkpoint) => Tally::of_transformer_headers(config, checkpoint),

@@ -45,7 +45,7 @@ impl Model {
         options: Options,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Model, ModelError> {
-        checkpoint.check(&config.tensors())?;
+        checkpoint.check(&[config.tensors(), config.kv_scales()].concat())?;
         let kind = options
             .operands
             .unwrap_or_else(|| detector::operand_kind(&config, Some(checkpoint)));
