@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Checkpoint, CheckpointError, TensorInfo};
+use super::{Checkpoint, CheckpointError, PLAIN_DTYPES, TensorInfo};
 use crate::config::{ExpectedTensor, Presence, TensorKind, canonical_name};
 
 impl Checkpoint {
@@ -11,17 +11,29 @@ impl Checkpoint {
     /// tensors. Those of a multi-token-prediction head (`mtp.*`) and rotary leftovers of converters are passed over.
     pub fn check(&self, expected: &[ExpectedTensor]) -> Result<(), CheckpointError> {
         let stored = self.by_canonical_name()?;
-        let mut missing = Vec::new();
-        // What is there comes first: a quantized checkpoint lacks and adds tensors, but its types say why.
+        let mut missing: Vec<String> = Vec::new();
+        let mut known: HashSet<Cow<'_, str>> =
+            expected.iter().map(|t| canonical_name(&t.name)).collect();
+        // What is there comes first: its types say what else must be.
         for tensor in expected {
+            if tensor.kind.is_linear() && tensor.presence == Presence::Required {
+                let quantized = self.check_quantized(
+                    tensor,
+                    &mut |name| {
+                        known.insert(canonical_name(&name).into_owned().into());
+                    },
+                    &mut |name| missing.push(name),
+                )?;
+                if quantized {
+                    continue;
+                }
+            }
             match stored.get(&*canonical_name(&tensor.name)) {
                 Some(info) => check_tensor(tensor, *info)?,
-                None if tensor.presence == Presence::Required => missing.push(tensor.name.as_str()),
+                None if tensor.presence == Presence::Required => missing.push(tensor.name.clone()),
                 None => {}
             }
         }
-        let known: HashSet<Cow<'_, str>> =
-            expected.iter().map(|t| canonical_name(&t.name)).collect();
         let extra = stored
             .iter()
             .find(|(name, _)| !known.contains(name.as_str()) && !is_passed_over(name));
@@ -76,6 +88,11 @@ fn check_tensor(expected: &ExpectedTensor, info: TensorInfo<'_>) -> Result<(), C
                 file,
                 tensor,
                 got: info.dtype,
+                expected: if expected.kind.is_linear() {
+                    format!("{PLAIN_DTYPES}; F8_E4M3 or U8 where quantized")
+                } else {
+                    PLAIN_DTYPES.into()
+                },
             });
         }
     }

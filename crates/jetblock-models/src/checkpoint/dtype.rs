@@ -90,11 +90,6 @@ impl StoredDType {
             _ => None,
         }
     }
-
-    /// Whether weights in this type are codes of a quantized format.
-    pub fn is_quantized(self) -> bool {
-        self != StoredDType::BOOL && self.bits() <= 8
-    }
 }
 
 impl fmt::Display for StoredDType {

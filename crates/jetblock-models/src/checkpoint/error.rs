@@ -83,7 +83,7 @@ pub enum CheckpointError {
         got: Vec<usize>,
     },
     /// A tensor is stored in an element type that this version does not read.
-    #[error("{file}: tensor {tensor} is stored as {got}, expected BF16, F16 or F32{}", quantized_note(*got))]
+    #[error("{file}: tensor {tensor} is stored as {got}, expected {expected}")]
     DType {
         /// The file.
         file: String,
@@ -91,6 +91,8 @@ pub enum CheckpointError {
         tensor: String,
         /// The element type stored.
         got: StoredDType,
+        /// The element types it may have.
+        expected: String,
     },
 }
 
@@ -98,13 +100,5 @@ fn and_others(count: usize) -> String {
     match count {
         0 | 1 => String::new(),
         _ => format!(", and {} more", count - 1),
-    }
-}
-
-fn quantized_note(dtype: StoredDType) -> &'static str {
-    if dtype.is_quantized() {
-        " (a quantized checkpoint: supported from the next release on; use the BF16 one)"
-    } else {
-        ""
     }
 }

@@ -9,6 +9,7 @@ mod error;
 mod header;
 mod index;
 mod map;
+mod quantized;
 mod view;
 
 use std::collections::BTreeMap;
@@ -21,10 +22,14 @@ pub use dtype::StoredDType;
 pub use error::CheckpointError;
 pub use header::{Header, MAX_HEADER_BYTES, MAX_RANK, StoredTensor};
 pub use index::{INDEX_FILE, MAX_INDEX_BYTES, ShardIndex};
+pub use quantized::QuantizedView;
 pub use view::{TensorView, widen_into};
 
 pub(crate) use check::{is_mtp, is_passed_over};
 use map::MappedFile;
+
+/// The element types that every op computes with, for messages.
+const PLAIN_DTYPES: &str = "BF16, F16 or F32";
 
 /// The name of an undivided weight file in a model folder.
 pub const SINGLE_FILE: &str = "model.safetensors";
@@ -140,6 +145,7 @@ impl Checkpoint {
             file: shard.file.clone(),
             tensor: stored.into(),
             got: entry.dtype,
+            expected: PLAIN_DTYPES.into(),
         })?;
         Ok(TensorView {
             name: stored,
@@ -147,6 +153,16 @@ impl Checkpoint {
             shape: &entry.shape,
             bytes: &shard.map.bytes()[entry.bytes.clone()],
         })
+    }
+
+    /// A tensor of any element type, with its bytes.
+    pub fn raw(&self, name: &str) -> Result<(TensorInfo<'_>, &[u8]), CheckpointError> {
+        let (stored, entry) = self.find(name).ok_or_else(|| CheckpointError::Missing {
+            first: name.into(),
+            count: 1,
+        })?;
+        let bytes = &self.shards[entry.shard].map.bytes()[entry.bytes.clone()];
+        Ok((self.info_of(stored, entry), bytes))
     }
 
     /// Gives the memory of bytes that were read back to the system: `bytes` of a tensor, or a part of them. They stay

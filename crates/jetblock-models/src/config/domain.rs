@@ -2,26 +2,11 @@
 
 use jetblock_tensor::DType;
 use serde::Serialize as _;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::json::{Fields, float, shown};
 use super::pattern::stack;
 use super::{ConfigError, LayerKind, MAX_LAYERS, pattern};
-
-/// Fails for quantized checkpoints.
-pub(super) fn check_not_quantized(map: &Map<String, Value>) -> Result<(), ConfigError> {
-    match map.get("quantization_config").filter(|v| !v.is_null()) {
-        Some(_) => Err(quantized("config.json: quantization_config")),
-        None => Ok(()),
-    }
-}
-
-pub(super) fn quantized(what: &str) -> ConfigError {
-    ConfigError::Unsupported {
-        what: what.into(),
-        reason: "quantized checkpoints come with the next release; use the BF16 one".into(),
-    }
-}
 
 pub(super) fn mtp_layers(fields: &Fields<'_>) -> Result<Vec<LayerKind>, ConfigError> {
     if fields.count_or("num_nextn_predict_layers", 0, MAX_LAYERS)? == 0 {

@@ -43,6 +43,16 @@ pub enum ConfigError {
         /// What it is.
         got: String,
     },
+    /// The description of a quantized checkpoint has a field outside its domain.
+    #[error("{field} is {got}, expected {expected}")]
+    Quantization {
+        /// The field, with its file.
+        field: String,
+        /// What it must be.
+        expected: String,
+        /// What it is.
+        got: String,
+    },
     /// Two fields that say the same thing disagree.
     #[error("config.json: {first} says {first_value}, but {second} says {second_value}")]
     Conflict {

@@ -10,6 +10,7 @@ mod llama;
 mod model;
 mod nemotron_h;
 mod pattern;
+mod quantization;
 mod tensors;
 mod transformer;
 
@@ -22,16 +23,43 @@ pub(crate) use error::abbreviated;
 pub use json::MAX_CONFIG_BYTES;
 pub use model::{Family, MAX_EXPERTS, MAX_ROWS, MAX_WIDTH, ModelConfig};
 pub use pattern::{LayerKind, MAX_LAYERS, pattern};
+pub use quantization::{HF_QUANT_CONFIG, QuantizationConfig, WeightFormat, matches};
 pub use tensors::{ExpectedTensor, LayerNames, Presence, TensorKind, canonical_name};
 pub use transformer::{TransformerConfig, TransformerFamily};
 
-/// The bytes of a model folder's `config.json`, refused when the folder says that it is quantized or the file is larger
-/// than any real configuration.
+/// The bytes of a model folder's `config.json`, refused when the file is larger than any real configuration.
 pub(crate) fn read_config(dir: &Path) -> Result<Vec<u8>, ConfigError> {
-    if dir.join("hf_quant_config.json").exists() {
-        return Err(domain::quantized("hf_quant_config.json"));
+    read_json(dir, "config.json")
+}
+
+/// What the folder says about the quantization of its weights. Where both files do, they must agree.
+pub(crate) fn read_quantization(
+    dir: &Path,
+    config: &serde_json::Map<String, serde_json::Value>,
+) -> Result<Option<QuantizationConfig>, ConfigError> {
+    let inside = QuantizationConfig::from_config(config)?;
+    if !dir.join(HF_QUANT_CONFIG).exists() {
+        return Ok(inside);
     }
-    let path = dir.join("config.json");
+    let bytes = read_json(dir, HF_QUANT_CONFIG)?;
+    let beside = QuantizationConfig::from_model_opt(&json::parse_object(&bytes)?)?;
+    match inside {
+        Some(inside) if inside.format != beside.format => {
+            let name =
+                |format: Option<WeightFormat>| format.map_or("MIXED_PRECISION", WeightFormat::name);
+            Err(ConfigError::Conflict {
+                first: "quantization_config".into(),
+                first_value: name(inside.format).into(),
+                second: HF_QUANT_CONFIG.into(),
+                second_value: name(beside.format).into(),
+            })
+        }
+        _ => Ok(Some(beside)),
+    }
+}
+
+fn read_json(dir: &Path, name: &str) -> Result<Vec<u8>, ConfigError> {
+    let path = dir.join(name);
     let io = |source| ConfigError::Io {
         path: path.clone(),
         source,

@@ -6,9 +6,12 @@ use jetblock_ops::rope::RopeConfig;
 use jetblock_tensor::DType;
 use serde_json::{Map, Value};
 
-use super::domain::{check_not_quantized, divides, fits};
+use super::domain::{divides, fits};
 use super::json::{Fields, missing, parse_object, shown};
-use super::{ConfigError, LayerKind, Presence, TransformerFamily, pattern, read_config};
+use super::{
+    ConfigError, LayerKind, Presence, QuantizationConfig, TransformerFamily, pattern, read_config,
+    read_quantization,
+};
 
 /// The largest width (hidden, latent, intermediate).
 pub const MAX_WIDTH: usize = 1 << 20;
@@ -52,6 +55,8 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// `dtype` or `torch_dtype`.
     pub dtype: Option<DType>,
+    /// How the weights of linear layers are quantized, where they are.
+    pub quantization: Option<QuantizationConfig>,
     /// Longest sequence in training; no tensor depends on it.
     pub max_position_embeddings: Option<usize>,
 
@@ -135,7 +140,11 @@ fn unknown_family(field: &str, name: &str) -> ConfigError {
 impl ModelConfig {
     /// Reads the `config.json` of a model folder.
     pub fn open(dir: &Path) -> Result<ModelConfig, ConfigError> {
-        ModelConfig::from_json(&read_config(dir)?)
+        let map = parse_object(&read_config(dir)?)?;
+        Ok(ModelConfig {
+            quantization: read_quantization(dir, &map)?,
+            ..ModelConfig::from_map(&map)?
+        })
     }
 
     /// Reads the text of a `config.json`, with or without Python's bare `Infinity` tokens.
@@ -144,7 +153,15 @@ impl ModelConfig {
     }
 
     pub(crate) fn from_map(map: &Map<String, Value>) -> Result<ModelConfig, ConfigError> {
-        check_not_quantized(map)?;
+        let quantization = QuantizationConfig::from_config(map)?;
+        let config = ModelConfig::of_family(map)?;
+        Ok(ModelConfig {
+            quantization,
+            ..config
+        })
+    }
+
+    fn of_family(map: &Map<String, Value>) -> Result<ModelConfig, ConfigError> {
         let fields = Fields(map);
         match fields.text(&["model_type"])? {
             Some((_, "nemotron_h")) => ModelConfig::from_nemotron_h(map),
@@ -228,6 +245,7 @@ impl ModelConfig {
             norm_eps: 0.0,
             tie_word_embeddings: false,
             dtype: None,
+            quantization: None,
             max_position_embeddings: None,
             num_attention_heads: 0,
             num_key_value_heads: 0,

@@ -57,6 +57,16 @@ pub enum TensorKind {
     KvScale,
 }
 
+impl TensorKind {
+    /// Whether this is the weight of a linear layer, which may be quantized.
+    pub fn is_linear(self) -> bool {
+        matches!(
+            self,
+            TensorKind::Linear | TensorKind::RoutedExpert | TensorKind::LmHead
+        )
+    }
+}
+
 /// Whether a checkpoint must have a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Presence {

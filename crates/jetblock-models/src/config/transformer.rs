@@ -5,7 +5,7 @@ use jetblock_tensor::DType;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::domain::{check_not_quantized, divides, dtype, dtype_name};
+use super::domain::{divides, dtype, dtype_name};
 use super::json::{Fields, missing, parse_object, shown};
 use super::model::MAX_HEADS;
 use super::{ConfigError, LayerKind, MAX_EXPERTS, MAX_LAYERS, MAX_ROWS, MAX_WIDTH};
@@ -111,7 +111,6 @@ impl TransformerConfig {
                     TransformerConfig::families()
                 ),
             })?;
-        check_not_quantized(map)?;
         let layers = fields.size(&["num_hidden_layers"], MAX_LAYERS)?;
         let hidden_size = fields.size(&["hidden_size"], MAX_WIDTH)?;
         let num_attention_heads = fields.size(&["num_attention_heads"], MAX_HEADS)?;

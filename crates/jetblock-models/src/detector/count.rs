@@ -38,9 +38,9 @@ impl Tally {
             .iter()
             .filter(|tensor| tensor.presence != Presence::Unused)
         {
-            let info = checkpoint.and_then(|checkpoint| checkpoint.info(&tensor.name));
+            let bytes = checkpoint.and_then(|checkpoint| checkpoint.weight_bytes(&tensor.name));
             // Optional tensors count where they are stored, or may be.
-            if checkpoint.is_some() && info.is_none() {
+            if checkpoint.is_some() && bytes.is_none() {
                 continue;
             }
             let part = match (tensor.layer, tensor.kind) {
@@ -53,7 +53,7 @@ impl Tally {
                 part,
                 tensor.elements(),
                 tensor.kind == TensorKind::RoutedExpert,
-                info.map(|i| i.bytes),
+                bytes,
             );
         }
         tally

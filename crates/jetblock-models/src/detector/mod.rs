@@ -3,6 +3,7 @@
 //! Everything comes from `config.json` and, where weight files are there, from their headers: no weight is read.
 
 mod count;
+mod formats;
 mod memory;
 mod plan;
 mod render;
@@ -32,6 +33,11 @@ pub struct Profile {
     /// The stack as a pattern string: M Mamba-2, `*` attention, `-` MLP, E mixture of experts. `None` for plain transformers,
     /// whose layers hold two of these each.
     pub pattern: Option<String>,
+    /// How the linear weights of each layer are stored, a letter each: f F32, h F16, b BF16, 8 FP8, 4 NVFP4, + several.
+    /// `None` without weight files and where no layer is quantized.
+    pub precision: Option<String>,
+    /// The linear weights by format; empty without weight files.
+    pub formats: Vec<FormatAmount>,
     /// Parameters by part, in the order of the forward pass.
     pub parts: Vec<PartProfile>,
     /// All parts together, without a multi-token-prediction head.
@@ -95,6 +101,19 @@ pub struct Amount {
     pub bytes_bf16: u64,
     /// Bytes as stored, where weight files are there.
     pub bytes_stored: Option<u64>,
+}
+
+/// Linear weights of one format.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FormatAmount {
+    /// NVFP4, FP8, or the element type.
+    pub format: String,
+    /// Matrices.
+    pub matrices: u64,
+    /// Parameters.
+    pub parameters: u64,
+    /// Bytes with their scales.
+    pub bytes: u64,
 }
 
 /// Parameters and bytes of a part.
@@ -170,7 +189,12 @@ impl Profile {
         } else {
             None
         };
-        Profile::from_json(&text, checkpoint.as_ref())
+        let profile = Profile::from_json(&text, checkpoint.as_ref())?;
+        if let (Some(checkpoint), None) = (&checkpoint, &profile.not_run) {
+            let config = ModelConfig::open(dir)?;
+            checkpoint.check_declared(&config.tensors(), config.quantization.as_ref())?;
+        }
+        Ok(profile)
     }
 
     /// Profiles the text of a `config.json` of any family that the detector knows.
@@ -204,6 +228,8 @@ impl Profile {
             model_type: "nemotron_h".into(),
             layers: config.layers.len(),
             pattern: Some(config.pattern()),
+            precision: checkpoint.and_then(|c| formats::letters(config, &expected, c)),
+            formats: checkpoint.map_or(Vec::new(), |c| formats::amounts(&expected, c)),
             total: tally.total(),
             mtp: count::mtp(config, checkpoint),
             active: tally.active(experts, config.tie_word_embeddings),
@@ -240,6 +266,11 @@ impl Profile {
             model_type: config.family.name().into(),
             layers,
             pattern: None,
+            precision: None,
+            formats: match (run, checkpoint) {
+                (Ok(run), Some(checkpoint)) => formats::amounts(&run.tensors(), checkpoint),
+                _ => Vec::new(),
+            },
             total: tally.total(),
             mtp: None,
             active: tally.active(experts, config.tie_word_embeddings),

@@ -31,15 +31,15 @@ pub fn operand_kind(config: &ModelConfig, checkpoint: Option<&Checkpoint>) -> Op
     let Some(checkpoint) = checkpoint else {
         return OperandKind::Bf16;
     };
-    let is_linear = |kind| match kind {
-        TensorKind::Linear | TensorKind::RoutedExpert | TensorKind::LmHead => true,
-        TensorKind::Embeddings => config.tie_word_embeddings,
-        _ => false,
+    let is_linear = |kind: TensorKind| {
+        kind.is_linear() || kind == TensorKind::Embeddings && config.tie_word_embeddings
     };
     let all_bf16 = config
         .tensors()
         .iter()
         .filter(|tensor| is_linear(tensor.kind) && tensor.presence != Presence::Unused)
+        // Codes of every format are bf16-exact.
+        .filter(|tensor| checkpoint.weight_format(&tensor.name).is_none())
         .filter_map(|tensor| checkpoint.info(&tensor.name))
         .all(|info| info.dtype.dtype() == Some(DType::BF16));
     if all_bf16 {

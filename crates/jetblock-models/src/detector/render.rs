@@ -24,6 +24,7 @@ impl fmt::Display for Profile {
         }?;
         self.write_pattern(f)?;
         self.write_parts(f)?;
+        self.write_formats(f)?;
         self.write_active(f)?;
         self.write_memory(f)?;
         self.write_plan(f)?;
@@ -36,12 +37,43 @@ impl Profile {
         let Some(pattern) = &self.pattern else {
             return Ok(());
         };
-        writeln!(f, "\nstack (M mamba, * attention, - mlp, E moe)")?;
+        // In tens: a layer's index can be read off.
+        let tens = |line: &[char]| {
+            let tens: Vec<String> = line.chunks(10).map(|ten| ten.iter().collect()).collect();
+            tens.join(" ")
+        };
+        let precision: Vec<char> = self.precision.iter().flat_map(|p| p.chars()).collect();
+        write!(f, "\nstack (M mamba, * attention, - mlp, E moe")?;
+        match precision.is_empty() {
+            true => writeln!(f, ")")?,
+            false => writeln!(f, "; weights: b BF16, 8 FP8, 4 NVFP4, + several)")?,
+        }
         let letters: Vec<char> = pattern.chars().collect();
         for (i, line) in letters.chunks(LETTERS).enumerate() {
-            // In tens: a layer's index can be read off.
-            let tens: Vec<String> = line.chunks(10).map(|ten| ten.iter().collect()).collect();
-            writeln!(f, "  {:>4}  {}", i * LETTERS, tens.join(" "))?;
+            writeln!(f, "  {:>4}  {}", i * LETTERS, tens(line))?;
+            if let Some(line) = precision.chunks(LETTERS).nth(i) {
+                writeln!(f, "        {}", tens(line))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bits are those of the files: codes and scales.
+    fn write_formats(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.formats.len() < 2 && self.precision.is_none() {
+            return Ok(());
+        }
+        writeln!(f, "\nlinear weights")?;
+        for amount in &self.formats {
+            writeln!(
+                f,
+                "  {:<12}{:>7} matrices{:>17}{:>13}  {:.3} bits each",
+                amount.format,
+                amount.matrices,
+                grouped(amount.parameters),
+                bytes(amount.bytes),
+                amount.bytes as f64 * 8.0 / amount.parameters.max(1) as f64
+            )?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use jetblock_ops::attention::KvCacheConfig;
 use jetblock_ops::causal_conv1d;
+use jetblock_ops::linear::quantized::{QuantizedRow, QuantizedRows};
 use jetblock_ops::linear::{OperandKind, PackedMatrix, WeightRows};
 use jetblock_ops::moe::RouterConfig;
 use jetblock_ops::selective_scan;
@@ -13,7 +14,7 @@ use super::weights::{
 };
 use super::{Model, Options, embeddings::Embeddings};
 use crate::ModelError;
-use crate::checkpoint::{Checkpoint, TensorView};
+use crate::checkpoint::{Checkpoint, QuantizedView, TensorView};
 use crate::config::{LayerKind, ModelConfig};
 use crate::detector;
 
@@ -45,7 +46,9 @@ impl Model {
         options: Options,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Model, ModelError> {
-        checkpoint.check(&[config.tensors(), config.kv_scales()].concat())?;
+        let tensors = [config.tensors(), config.kv_scales()].concat();
+        checkpoint.check(&tensors)?;
+        checkpoint.check_declared(&tensors, config.quantization.as_ref())?;
         let kind = options
             .operands
             .unwrap_or_else(|| detector::operand_kind(&config, Some(checkpoint)));
@@ -130,6 +133,9 @@ impl Loader<'_> {
     /// A matrix packed for an operand kind.
     fn matrix(&mut self, kind: OperandKind, name: &str) -> Result<PackedMatrix, ModelError> {
         let checkpoint = self.checkpoint;
+        if let Some(view) = checkpoint.quantized(name)? {
+            return self.quantized_matrix(kind, name, &view);
+        }
         let view = checkpoint.tensor(name)?;
         let k = view.shape[1];
         let part = WeightRows {
@@ -146,6 +152,47 @@ impl Loader<'_> {
             }
         })?;
         self.read(&view);
+        Ok(packed)
+    }
+
+    fn quantized_matrix(
+        &mut self,
+        kind: OperandKind,
+        name: &str,
+        view: &QuantizedView<'_>,
+    ) -> Result<PackedMatrix, ModelError> {
+        // One part, or one for each row where each has a factor.
+        let rows = view.rows / view.factors.len().max(1);
+        let readers: Vec<_> = (0..view.factors.len())
+            .map(|part| {
+                move |row: usize, out: QuantizedRow<'_>| view.read_row(part * rows + row, out)
+            })
+            .collect();
+        let parts: Vec<_> = view
+            .factors
+            .iter()
+            .zip(&readers)
+            .map(|(&factor, read)| QuantizedRows { rows, factor, read })
+            .collect();
+        let checkpoint = self.checkpoint;
+        let (row_bytes, mut released) = (view.codes.len() / view.rows.max(1), 0);
+        let packed = PackedMatrix::pack_quantized(
+            kind,
+            view.op_format(),
+            &parts,
+            view.k,
+            &mut |part, done| {
+                let end = (part * rows + done) * row_bytes;
+                if end - released >= RELEASE_BYTES {
+                    checkpoint.release(&view.codes[released..end]);
+                    released = end;
+                }
+            },
+        )?;
+        checkpoint.release(view.codes);
+        checkpoint.release(view.scales);
+        self.state.done += checkpoint.weight_bytes(name).unwrap_or_default();
+        (self.progress)(self.state);
         Ok(packed)
     }
 
