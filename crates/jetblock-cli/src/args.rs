@@ -11,7 +11,7 @@ use jetblock_ops::linear::OperandKind;
 use jetblock_simd::{Cpu, Level};
 
 use crate::bundled::Folder;
-use crate::commands::{bench, demo, eval, generate, logits, profile, verify};
+use crate::commands::{bench, demo, eval, generate, logits, profile, quantize, verify};
 use crate::output::{Output, Unit};
 
 /// Runs hybrid language models (Nemotron-H, Nemotron 3) so that the same request gives the same bits,
@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Eval(eval::Args),
     /// Describe a model folder: layers, parameters, memory
     Profile(profile::Args),
+    /// Convert a model folder to NVFP4 or FP8 weights
+    Quantize(quantize::Args),
     /// Show the processor's instruction-set levels and the environment variables that are read
     Env,
 }

@@ -7,6 +7,7 @@ mod error;
 mod mlp;
 pub mod model;
 mod moe;
+pub mod quantize;
 mod saved_state;
 mod state;
 mod workspace;

@@ -7,4 +7,5 @@ pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod logits;
 pub(crate) mod profile;
+pub(crate) mod quantize;
 pub(crate) mod verify;

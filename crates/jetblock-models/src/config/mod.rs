@@ -21,6 +21,7 @@ use std::path::Path;
 pub use error::ConfigError;
 pub(crate) use error::abbreviated;
 pub use json::MAX_CONFIG_BYTES;
+pub(crate) use json::parse_object;
 pub use model::{Family, MAX_EXPERTS, MAX_ROWS, MAX_WIDTH, ModelConfig};
 pub use pattern::{LayerKind, MAX_LAYERS, pattern};
 pub use quantization::{HF_QUANT_CONFIG, QuantizationConfig, WeightFormat, matches};
@@ -42,7 +43,7 @@ pub(crate) fn read_quantization(
         return Ok(inside);
     }
     let bytes = read_json(dir, HF_QUANT_CONFIG)?;
-    let beside = QuantizationConfig::from_model_opt(&json::parse_object(&bytes)?)?;
+    let beside = QuantizationConfig::from_model_opt(&parse_object(&bytes)?)?;
     match inside {
         Some(inside) if inside.format != beside.format => {
             let name =
@@ -74,7 +75,7 @@ fn read_json(dir: &Path, name: &str) -> Result<Vec<u8>, ConfigError> {
 
 /// The model family that a `config.json` names, if it names one.
 pub(crate) fn model_type(bytes: &[u8]) -> Result<Option<String>, ConfigError> {
-    let map = json::parse_object(bytes)?;
+    let map = parse_object(bytes)?;
     Ok(map
         .get("model_type")
         .and_then(|name| name.as_str())
