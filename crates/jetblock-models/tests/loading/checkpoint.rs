@@ -94,7 +94,7 @@ fn views_give_name_type_shape_and_bytes() {
             .to_f32()
             .is_empty()
     );
-    assert_snapshot!(checkpoint.tensor("one_byte").expect_err("not a weight"), @"model.safetensors: tensor one_byte is stored as U8, expected BF16, F16 or F32 (a quantized checkpoint: supported from the next release on; use the BF16 one)");
+    assert_snapshot!(checkpoint.tensor("one_byte").expect_err("not a weight"), @"model.safetensors: tensor one_byte is stored as U8, expected BF16, F16 or F32");
     assert_snapshot!(checkpoint.tensor("absent").expect_err("absent"), @"tensor absent is missing");
     checkpoint.release(&[1, 2, 3]);
 }
@@ -199,9 +199,9 @@ fn wrong_tensors_are_named() {
     assert_snapshot!(changed("backbone.layers.1.mixer.q_proj.weight", |t| t.2.reverse()), @"model.safetensors: tensor backbone.layers.1.mixer.q_proj.weight has shape [48, 96], expected [96, 48]");
     assert_snapshot!(changed("backbone.layers.3.mixer.gate.weight", |t| (t.1, t.3) = ("F64", vec![0; 8 * 8 * 48])), @"model.safetensors: tensor backbone.layers.3.mixer.gate.weight is stored as F64, expected BF16, F16 or F32");
     let codes: fn(&mut Tensor) = |t| (t.1, t.2, t.3) = ("U8", vec![40, 24], vec![0; 40 * 24]);
-    assert_snapshot!(changed("backbone.layers.3.mixer.experts.5.up_proj.weight", codes), @"model.safetensors: tensor backbone.layers.3.mixer.experts.5.up_proj.weight is stored as U8, expected BF16, F16 or F32 (a quantized checkpoint: supported from the next release on; use the BF16 one)");
+    assert_snapshot!(changed("backbone.layers.3.mixer.experts.5.up_proj.weight", codes), @"model.safetensors: tensor backbone.layers.3.mixer.experts.5.up_proj.weight is stored as U8, expected BF16, F16 or F32");
     let fp8: fn(&mut Tensor) = |t| (t.1, t.3) = ("F8_E4M3", vec![0; 48 * 96]);
-    assert_snapshot!(changed("backbone.layers.0.mixer.out_proj.weight", fp8), @"model.safetensors: tensor backbone.layers.0.mixer.out_proj.weight is stored as F8_E4M3, expected BF16, F16 or F32 (a quantized checkpoint: supported from the next release on; use the BF16 one)");
+    assert_snapshot!(changed("backbone.layers.0.mixer.out_proj.weight", fp8), @"tensor backbone.layers.0.mixer.out_proj.weight_scale is missing");
     // A gate projection: the shapes of other models' MLPs.
     assert_snapshot!(changed("backbone.layers.2.mixer.up_proj.weight", |t| t.0 = "backbone.layers.2.mixer.gate_proj.weight".into()), @"tensor backbone.layers.2.mixer.up_proj.weight is missing");
     let mut extra = tensors(&config);

@@ -202,16 +202,10 @@ fn routing_is_checked() {
 }
 
 #[test]
-fn other_models_and_quantized_ones_are_refused() {
+fn other_models_are_refused() {
     assert_snapshot!(refusal(json!({"model_type": "gpt2"})), @r#"config.json: model_type "gpt2" is not supported: this version runs nemotron_h, llama, mistral, qwen2, qwen3"#);
     assert_snapshot!(refusal(json!({"model_type": null})), @"config.json: model_type is missing, expected one of nemotron_h, llama, mistral, qwen2, qwen3");
     assert_snapshot!(refusal(json!({"model_type": null, "architectures": ["LlamaForCausalLM"]})), @r#"config.json: architectures "LlamaForCausalLM" is not supported: this version runs nemotron_h, llama, mistral, qwen2, qwen3"#);
-    assert_snapshot!(refusal(json!({"quantization_config": {"quant_algo": "NVFP4"}})), @"config.json: quantization_config is not supported: quantized checkpoints come with the next release; use the BF16 one");
-    let dir = folder(&[
-        ("config.json", &with(json!({}))),
-        ("hf_quant_config.json", b"{}"),
-    ]);
-    assert_snapshot!(ModelConfig::open(dir.path()).expect_err("quantized"), @"hf_quant_config.json is not supported: quantized checkpoints come with the next release; use the BF16 one");
 }
 
 #[test]

@@ -5,3 +5,4 @@ mod config;
 mod folder;
 mod hostile;
 mod memory;
+mod quantized;
