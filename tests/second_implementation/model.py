@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import functions, ops, reduce
+from . import functions, ops, quant, reduce
 from .arith import F32, bf16_to_f32, canonical, f16_to_f32, f32, operand
 
 KINDS = {
@@ -17,7 +17,10 @@ KINDS = {
     "E": "moe", "moe": "moe",
 }  # fmt: skip
 LINEAR = ("in_proj", "out_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "fc1_latent_proj", "fc2_latent_proj", "lm_head")
-READERS = {"F32": ("<f4", f32), "BF16": ("<u2", bf16_to_f32), "F16": ("<u2", f16_to_f32)}
+READERS = {
+    "F32": ("<f4", f32), "BF16": ("<u2", bf16_to_f32), "F16": ("<u2", f16_to_f32),
+    "F8_E4M3": ("u1", quant.e4m3_value), "U8": ("u1", lambda pairs: pairs),
+}  # fmt: skip
 
 
 def read_safetensors(path):
@@ -45,7 +48,7 @@ def model_kind(config, tensors):
     tied = config.get("tie_word_embeddings", False)
     linear = LINEAR[:-1] + (("embeddings", "embed_tokens") if tied else ("lm_head",))
     stored = {kind for name, (kind, _) in tensors.items() if name.split(".")[-2] in linear and name.endswith(".weight")}
-    return "bf16" if dtype in (None, "bfloat16") and stored == {"BF16"} else "f32"
+    return "bf16" if dtype in (None, "bfloat16") and stored <= {"BF16", "F8_E4M3", "U8"} else "f32"
 
 
 class Model:
@@ -59,6 +62,7 @@ class Model:
             tensors.update(read_safetensors(path))
         self.kind = kind or model_kind(self.config, tensors)
         self.tensors = {name: value for name, (_, value) in tensors.items()}
+        self.formats = {name: kind for name, (kind, _) in tensors.items()}
         self.kv, self.split, self.tie_rule, self.odd_first = kv, split, tie_rule, odd_first
         c = self.config
         self.q_heads = c["num_attention_heads"]
@@ -109,6 +113,13 @@ class Model:
         self.frequencies = ops.rope_frequencies(theta, int(self.hd * c.get("partial_rotary_factor", 1.0)), scaling)
 
     def _linear(self, name):
+        weight, bias = self.tensors[name + ".weight"], self.tensors.get(name + ".bias")
+        rows = np.ones(len(weight), F32)
+        if self.formats[name + ".weight"] == "F8_E4M3":
+            return ops.QuantizedLinear(weight, self.kind, rows * self.tensors[name + ".weight_scale"], bias=bias)
+        if self.formats[name + ".weight"] == "U8":
+            factors = rows * self.tensors[name + ".weight_scale_2"]
+            return ops.QuantizedLinear(quant.unpack(weight), self.kind, factors, self.tensors[name + ".weight_scale"], bias=bias)
         return ops.Linear(self.tensors[name + ".weight"], self.kind, self.tensors.get(name + ".bias"), self.odd_first)
 
     def _mlp(self, name):

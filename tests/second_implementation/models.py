@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import painted
-from .arith import bits
-from .model import Model, state_digest, tensor_digest
+from . import painted, quant
+from .arith import F32, bits
+from .model import Model, read_safetensors, state_digest, tensor_digest
 
 TEXT = [(37 * i * i + 11 * i + 5) % 4093 for i in range(24)]
 SHORT = [(7 * i * i + 3 * i + 1) % 91 for i in range(20)]
@@ -84,6 +84,45 @@ def check_defaults(report, binary, title, folder, ids):
     compare(report, f"{title}, defaults ({model.kind})", rust_logits(binary, folder, ids, None), *model.logits(ids))
 
 
+def check_quantize(report, name, source, made):
+    """What the command wrote, against the rule of section 2.1."""
+    before, after = ({} for _ in range(2))
+    for tensors, folder in ((before, source), (after, made)):
+        for path in sorted(folder.glob("*.safetensors")):
+            tensors.update(read_safetensors(path))
+    wrong, count = [], 0
+    for weight, (stored, codes) in after.items():
+        layer = weight.removesuffix(".weight")
+        w = before.get(weight, ("", None))[1]
+        if stored == "U8":
+            scale = quant.weight_scale(quant.amax(w.ravel()))
+            blocks, want = quant.nvfp4_weights(w.reshape(len(w), -1, 16), scale)
+            same = np.array_equal(quant.pack(want).reshape(codes.shape), codes)
+            same &= np.array_equal(quant.e4m3_value(blocks), after[layer + ".weight_scale"][1]) and bits(scale) == bits(after[layer + ".weight_scale_2"][1])
+        elif stored == "F8_E4M3" and weight.endswith(".weight"):
+            scale = quant.amax(w.ravel()) / F32(448)
+            same = np.array_equal(quant.e4m3_value(quant.e4m3(w / scale)), codes) and bits(scale) == bits(after[layer + ".weight_scale"][1])
+        else:
+            continue
+        count += 1
+        wrong += [] if same else [weight]
+    report.add(f"{name}: codes and scales of {count} matrices", count > 0 and not wrong, ", ".join(wrong))
+
+
+def check_quantized(report, binary, demo):
+    report.section("quantized models")
+    with tempfile.TemporaryDirectory() as scratch:
+        for form, recipe in (("nvfp4", "all"), ("fp8", "nano")):
+            made = Path(scratch) / form
+            done = subprocess.run([binary, "quantize", demo, made, "--format", form, "--recipe", recipe], capture_output=True, text=True)
+            if done.returncode:
+                report.add(f"demo to {form}", False, done.stderr.strip())
+                continue
+            check_quantize(report, f"demo to {form}", demo, made)
+            report.add(f"demo in {form}: its own kind is bf16", Model(made).kind == "bf16")
+            check(report, binary, f"demo in {form}", made, TEXT, [[24], [7, 1, 1, 15]])
+
+
 def run(report, root):
     binary = find_binary(root)
     if binary is None:
@@ -129,6 +168,7 @@ def run(report, root):
     folder = root / "tests/fixtures/nemotron/tiny_mlp_moe"
     for kind, kv, split in (("bf16", "bf16", 64), ("bf16", "f32", 128), ("f32", "f32", 256), ("f32", "bf16", 64), ("bf16", "nvfp4", 64), ("f32", "fp8", 128)):
         check(report, binary, "300 tokens", folder, LONG, [[300], [130, 1, 69, 100]], kinds=[kind], kv=kv, split=split)
+    check_quantized(report, binary, demo)
     report.section("painted models")
     with tempfile.TemporaryDirectory() as scratch:
         for n, (name, (what, dtype, changes, edit)) in enumerate(painted.MODELS.items()):

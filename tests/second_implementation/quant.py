@@ -79,6 +79,11 @@ def nvfp4_values(scale, codes):
     return canonical(e2m1_value(codes) * e4m3_value(scale)[..., None])
 
 
+def unpack(pairs):
+    """The values of codes that share bytes."""
+    return e2m1_value(np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(*pairs.shape[:-1], -1))
+
+
 def pack(codes):
     """Two codes a byte, the even one in the low half."""
     return codes[..., 0::2] | codes[..., 1::2] << 4

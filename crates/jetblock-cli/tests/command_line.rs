@@ -55,6 +55,7 @@ Commands:
   logits    Write the logits of given tokens to a .npy file
   eval      Measure what each dtype of the key/value cache costs on a text: perplexity, divergence from f32
   profile   Describe a model folder: layers, parameters, memory
+  quantize  Convert a model folder to NVFP4 or FP8 weights
   env       Show the processor's instruction-set levels and the environment variables that are read
   help      Print this message or the help of the given subcommand(s)
 
@@ -296,6 +297,64 @@ fn samples_are_numbered_and_end_at_stop_strings() {
     let stopped = &stopped["samples"][0];
     assert_eq!(stopped["finish_reason"], "stop_string");
     assert_eq!(stopped["content"], text.split(&stop).next().unwrap());
+}
+
+#[test]
+fn quantized_folders_load_and_keep_their_bits() {
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/demo-model");
+    let folder = tempfile::tempdir().unwrap();
+    for (format, bits) in [("nvfp4", 4.5), ("fp8", 8.0)] {
+        let made = folder.path().join(format);
+        let made = made.to_str().unwrap();
+        let arguments = ["quantize", demo, made, "--format", format];
+        let done = json(&[&arguments[..], &["--json"]].concat());
+        let number = |field: &str| done[field].as_f64().unwrap();
+        let per_weight = number("quantized_bytes") * 8.0 / number("parameters");
+        assert!((bits..bits + 0.01).contains(&per_weight), "{per_weight}");
+        assert!(number("bytes_after") < number("bytes_before"));
+        let profile = json(&["profile", made, "--json"]);
+        assert_eq!(profile["stored"]["bytes"], done["bytes_after"]);
+        assert!(refusal(&arguments).contains("is there already"));
+        let out = folder.path().join("logits.npy");
+        let logits = |options: &[&str]| {
+            let fixed = [
+                "logits",
+                made,
+                "--json",
+                "--ids",
+                "1,789,290,737,27,5,6",
+                "--out",
+            ];
+            let told = json(&[&fixed[..], &[out.to_str().unwrap()], options].concat());
+            (told["logits"].clone(), told["state"].clone())
+        };
+        let whole = logits(&[]);
+        assert_eq!(logits(&["--prefill", "3,1,1,2", "--threads", "2"]), whole);
+        assert_eq!(logits(&["--isa", "scalar", "--threads", "1"]), whole);
+        assert_ne!(logits(&["--operands", "f32"]), whole);
+        let plain = json(&[
+            "logits",
+            demo,
+            "--json",
+            "--ids",
+            "1,789,290,737,27,5,6",
+            "--out",
+            out.to_str().unwrap(),
+        ]);
+        assert_ne!(plain["logits"], whole.0, "other weights");
+        // The control takes part: a model with both kinds of weights.
+        stdout(&[
+            "verify",
+            made,
+            "--runs",
+            "6",
+            "--control-runs",
+            "2",
+            "--tokens",
+            "8",
+            "--quiet",
+        ]);
+    }
 }
 
 #[test]

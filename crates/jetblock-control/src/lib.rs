@@ -5,6 +5,7 @@
 //!
 //! - matrix products run one chain over all of K, in blocks of a cache's size for many rows; a single row has more
 //!   chains than one to hide latency, as many as the vectors are wide, and K is split among the threads;
+//! - products with quantized weights are the contract's, which has the only kernel for them;
 //! - norms sum in as many lanes as the vectors have;
 //! - the Mamba-2 scan is chunked for prefill, from where the piece starts, and a state update for single tokens;
 //! - attention takes smaller blocks of keys when it decodes.
@@ -48,16 +49,12 @@ impl Kernels for Control {
     }
 
     fn grouped_linear(&self, cpu: &Cpu, jobs: Vec<LinearJob<'_>>) -> Result<(), OpError> {
-        if let Some(format) = jobs.iter().find_map(|job| job.weight.format()) {
-            return Err(OpError::Value {
-                op: "linear",
-                arg: "weight of the control",
-                expected: "not quantized".into(),
-                got: format!("{format:?}"),
-            });
-        }
-        linear::grouped(cpu, jobs);
-        Ok(())
+        // Quantized weights have one kernel, the contract's.
+        let (quantized, plain) = jobs
+            .into_iter()
+            .partition(|job| job.weight.format().is_some());
+        linear::grouped(cpu, plain);
+        jetblock_ops::linear::grouped_linear(cpu, quantized)
     }
 
     fn selective_scan(

@@ -161,7 +161,7 @@ impl Kernel for Task<'_> {
                     PanelView::F16(w) => {
                         block_rows::<S, F16>(simd, &self, w.len(), |k| w[k].cells(), &mut totals)
                     }
-                    PanelView::Quantized => unreachable!("the control refused it"),
+                    PanelView::Quantized => unreachable!("these products are the contract's"),
                 }
             }
             let first = (panel - self.panels.start) * PANEL;
@@ -243,7 +243,7 @@ fn one_row<S: Simd>(
         PanelView::F32(w) => chains::<S, F32>(simd, F32::x(x), |k| w[k].cells(), words, y),
         PanelView::Bf16(w) => chains::<S, Bf16>(simd, Bf16::x(x), |k| w[k].cells(), words, y),
         PanelView::F16(w) => chains::<S, F16>(simd, F16::x(x), |k| w[k].cells(), words, y),
-        PanelView::Quantized => unreachable!("the control refused it"),
+        PanelView::Quantized => unreachable!("these products are the contract's"),
     }
 }
 

@@ -199,7 +199,7 @@ fn wrong_tensors_are_named() {
     assert_snapshot!(changed("backbone.layers.1.mixer.q_proj.weight", |t| t.2.reverse()), @"model.safetensors: tensor backbone.layers.1.mixer.q_proj.weight has shape [48, 96], expected [96, 48]");
     assert_snapshot!(changed("backbone.layers.3.mixer.gate.weight", |t| (t.1, t.3) = ("F64", vec![0; 8 * 8 * 48])), @"model.safetensors: tensor backbone.layers.3.mixer.gate.weight is stored as F64, expected BF16, F16 or F32");
     let codes: fn(&mut Tensor) = |t| (t.1, t.2, t.3) = ("U8", vec![40, 24], vec![0; 40 * 24]);
-    assert_snapshot!(changed("backbone.layers.3.mixer.experts.5.up_proj.weight", codes), @"model.safetensors: tensor backbone.layers.3.mixer.experts.5.up_proj.weight is stored as U8, expected BF16, F16 or F32");
+    assert_snapshot!(changed("backbone.layers.3.mixer.experts.5.up_proj.weight", codes), @"tensor backbone.layers.3.mixer.experts.5.up_proj.weight_scale is missing, and 1 more");
     let fp8: fn(&mut Tensor) = |t| (t.1, t.3) = ("F8_E4M3", vec![0; 48 * 96]);
     assert_snapshot!(changed("backbone.layers.0.mixer.out_proj.weight", fp8), @"tensor backbone.layers.0.mixer.out_proj.weight_scale is missing");
     // A gate projection: the shapes of other models' MLPs.
