@@ -127,6 +127,7 @@ Generation:
       --stop <TEXT>          End the output before this text; may be repeated
       --seed <N>             Seed of the random generator: the same seed gives the same text [default: 0]
       --n <N>                Samples to draw from the same prompt [default: 1]
+      --speculate <N>        Guess up to N tokens ahead from what followed the same words before; changes the speed, and no bit [default: 0]
       --show-special-tokens  Print control tokens such as <|im_end|> too
 
 Global options:
@@ -135,6 +136,28 @@ Global options:
       --json         Print results as JSON
   -q, --quiet        No progress and no remarks, only results
 ");
+}
+
+#[test]
+fn guesses_and_shared_prompts_change_no_token() {
+    let prompt = [
+        "generate",
+        "--json",
+        "--prompt",
+        "And he said, And he said, And he said,",
+    ];
+    let with = |more: &[&str]| json(&[&prompt[..], &["--max-tokens", "40"], more].concat());
+    let plain = with(&["--n", "1"]);
+    let guessed = with(&["--speculate", "8"]);
+    assert_eq!(guessed["samples"], plain["samples"]);
+    assert!(guessed["speculation"]["accepted"].as_u64().unwrap() > 0);
+    assert!(
+        guessed["speculation"]["decode_steps"].as_u64()
+            < plain["speculation"]["decode_steps"].as_u64()
+    );
+    let three = with(&["--n", "3"]);
+    assert_eq!(three["samples"][0], plain["samples"][0]);
+    assert_eq!(three["prefixes"]["hits"], 2);
 }
 
 #[test]

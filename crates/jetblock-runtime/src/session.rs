@@ -11,7 +11,8 @@ use crate::completion::Sample;
 use crate::engine::{Engine, EngineOptions, Event, ForcedTokens, Request, RequestError};
 use crate::{
     AddSpecialTokens, ChatRequest, ChatTemplate, Completion, Delta, GenerationConfig, Mode,
-    Recommendation, TextError, ThinkingBudget, Tokenizer, TokenizerConfig, prompt_opens_thinking,
+    PrefixStats, Recommendation, SpeculationStats, TextError, ThinkingBudget, Tokenizer,
+    TokenizerConfig, prompt_opens_thinking,
 };
 
 /// A loaded model folder.
@@ -66,6 +67,17 @@ pub struct Defaults {
     pub max_tokens: Option<usize>,
     /// NVIDIA's recommendation, where it was taken because the checkpoint says nothing.
     pub recommendation: Option<Recommendation>,
+}
+
+/// What a request was answered, and what the engine saved on the way.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Answers {
+    /// One for each sample.
+    pub samples: Vec<Completion>,
+    /// How well guesses did.
+    pub speculation: SpeculationStats,
+    /// The prompt's states that samples shared.
+    pub prefixes: Option<PrefixStats>,
 }
 
 /// Why a session cannot be opened or a request cannot be answered.
@@ -191,7 +203,7 @@ impl Session {
         cpu: &Cpu,
         options: EngineOptions,
         on_text: &mut dyn FnMut(u32, &Delta),
-    ) -> Result<Vec<Completion>, SessionError> {
+    ) -> Result<Answers, SessionError> {
         let (text, prompt) = self.encode(&request.prompt)?;
         let budget = self.budget_rule(request.thinking_budget.as_ref(), &prompt)?;
         let mut engine = Engine::new(self.model.clone(), cpu.clone(), options);
@@ -226,7 +238,11 @@ impl Session {
                 }
             }
         }
-        Ok(samples.into_iter().map(Sample::into_completion).collect())
+        Ok(Answers {
+            samples: samples.into_iter().map(Sample::into_completion).collect(),
+            speculation: engine.speculation(),
+            prefixes: engine.prefix_cache().map(|cache| cache.stats()),
+        })
     }
 
     fn budget_rule(

@@ -70,14 +70,13 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
     };
     let start = Instant::now();
     let mut printed = Ok(());
-    let completions =
-        session.generate(&request, &cpu, EngineOptions::default(), &mut |_, delta| {
-            if printed.is_ok() {
-                printed = print(&format!("{}{}", delta.reasoning, delta.content));
-            }
-        })?;
+    let answers = session.generate(&request, &cpu, EngineOptions::default(), &mut |_, delta| {
+        if printed.is_ok() {
+            printed = print(&format!("{}{}", delta.reasoning, delta.content));
+        }
+    })?;
     printed?;
-    let completion = &completions[0];
+    let completion = &answers.samples[0];
     let speed = completion.tokens.len() as f64 / start.elapsed().as_secs_f64();
     print(&format!(
         "\n\n{} tokens, {speed:.0} tokens/s. Seed {} gives these tokens on every CPU.\n\n",
