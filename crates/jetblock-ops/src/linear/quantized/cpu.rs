@@ -18,6 +18,8 @@ use super::{Codes, operand};
 
 /// Scale blocks in a block of k at most.
 const MAX_BLOCKS: usize = K_BLOCK / 16;
+/// Words in a cache line.
+const LINE: usize = 16;
 /// Rows up to which codes are decoded in registers.
 const DIRECT_ROWS: usize = 4;
 
@@ -153,6 +155,16 @@ impl<'a> Product<'a> {
                 .widen(simd, at, &mut self.offsets[..blocks]);
             if !is_direct {
                 decode_block(simd, decode, cells, &mut self.decoded);
+                // The rows take longer than reading the next block, which arrives meanwhile.
+                let next = panel * words + end;
+                let next = &self.panels.codes[next..];
+                for i in 0..next.len().min(block_words) {
+                    let mut column = 0;
+                    while column < PANEL {
+                        simd.prefetch(&next[i].0[column]);
+                        column += LINE;
+                    }
+                }
             }
             let block = Block {
                 x,
