@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import painted, quant
+from . import gguf, painted, quant
 from .arith import F32, bits
 from .model import Model, read_safetensors, state_digest, tensor_digest
 
@@ -162,6 +162,14 @@ def run(report, root):
         check(report, binary, name, folder, ids, [[len(ids)], [11, 2, 9, 23]])
         error = float(np.max(np.abs(Model(folder, kind="f32").logits(ids)[0] - np.load(folder / "prefill.npy"))))
         report.add(f"{name}, f32: within 2e-4 of the reference library", error < 2e-4, f"{error:.1e}")
+    report.section("GGUF: tests/fixtures/gguf, fuzz/seeds/gguf")
+    gguf.check_blocks(report, root / "tests/fixtures/gguf")
+    for path, vocabulary in ((root / "tests/fixtures/gguf/tiny_llama.gguf", 97), (root / "fuzz/seeds/gguf/llama_q4_1.gguf", 4)):
+        ids = [i % vocabulary for i in SHORT]
+        for kind in ("bf16", "f32"):
+            want, state = gguf.GgufLlama(path, kind).logits(ids)
+            rust = rust_logits(binary, path, ids, [3, 1, 9, 7], kind, kv="f32")
+            compare(report, f"{path.name}, {kind}", rust, want, state)
     report.section("longer texts")
     folder = root / "tests/fixtures/llama/tiny_llama"
     check(report, binary, "300 tokens of Llama", folder, LONG, [[300], [130, 1, 69, 100]], kinds=["bf16"], split=64)

@@ -11,11 +11,11 @@ use jetblock_ops::linear::OperandKind;
 use jetblock_simd::{Cpu, Level};
 
 use crate::bundled::Folder;
-use crate::commands::{bench, demo, eval, generate, logits, profile, quantize, verify};
+use crate::commands::{bench, demo, eval, fetch, generate, logits, profile, quantize, verify};
 use crate::output::{Output, Unit};
 
-/// Runs hybrid language models (Nemotron-H, Nemotron 3) so that the same request gives the same bits,
-/// whatever else the machine is doing, and proves it.
+/// Runs language models (Nemotron-H, Nemotron 3, Llama and its relatives) so that the same request gives
+/// the same bits, whatever else the machine is doing, and proves it.
 #[derive(Debug, Parser)]
 #[command(
     name = "jetblock",
@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Profile(profile::Args),
     /// Convert a model folder to NVFP4 or FP8 weights
     Quantize(quantize::Args),
+    /// Get a public model, with pip
+    Fetch(fetch::Args),
     /// Show the processor's instruction-set levels and the environment variables that are read
     Env,
 }
@@ -104,7 +106,7 @@ const REQUEST: &str = "Part of the request (each choice has bits of its own)";
 /// A model and the choices that are part of a request's key.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ModelArgs {
-    /// Model folder (config.json, *.safetensors, tokenizer.json) [default: the bundled demo model]
+    /// Model folder (config.json, *.safetensors, tokenizer.json) or FILE.gguf [default: the bundled demo model]
     pub(crate) model: Option<PathBuf>,
     /// Operands of matrix products [default: by the model's dtypes]
     #[arg(long, value_name = "KIND", help_heading = REQUEST)]

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use jetblock_models::gguf::Gguf;
 use jetblock_tensor::digest;
 
 use crate::saved::write_whole;
@@ -42,7 +43,7 @@ pub(crate) const NAME: &str = "bundled demo model";
 /// The environment variable that names the user's cache; without it, it is `.cache` in the home folder.
 pub(crate) const CACHE_VARIABLE: &str = "XDG_CACHE_HOME";
 
-/// A model folder: the user's, or the bundled model in the user's cache.
+/// A model folder or GGUF file: the user's, or the bundled model in the user's cache.
 pub(crate) enum Folder {
     Given(PathBuf),
     Bundled(PathBuf),
@@ -53,8 +54,8 @@ impl Folder {
     pub(crate) fn or_bundled(given: Option<&Path>) -> anyhow::Result<Folder> {
         if let Some(path) = given {
             anyhow::ensure!(
-                path.is_dir(),
-                "{} is not a folder, expected a model folder in Hugging Face layout",
+                path.is_dir() || path.is_file() && Gguf::is_named(path),
+                "{} is not a folder or a GGUF file, expected a model folder in Hugging Face layout or FILE.gguf",
                 path.display()
             );
             return Ok(Folder::Given(path.to_path_buf()));
@@ -83,15 +84,13 @@ impl Folder {
     }
 }
 
-/// Where unpacked models lie.
-fn cache() -> anyhow::Result<PathBuf> {
+/// Where unpacked and fetched models lie.
+pub(crate) fn cache() -> anyhow::Result<PathBuf> {
     let set = std::env::var_os(CACHE_VARIABLE).map(PathBuf::from);
     set.filter(|path| path.is_absolute())
         .or_else(|| Some(std::env::home_dir()?.join(".cache")))
         .map(|cache| cache.join("jetblock"))
-        .with_context(|| {
-            format!("no home folder; {CACHE_VARIABLE} names a folder for the bundled model")
-        })
+        .with_context(|| format!("no home folder; {CACHE_VARIABLE} names a folder for models"))
 }
 
 /// A name that another version's model does not have.

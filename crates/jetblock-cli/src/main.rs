@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => commands::eval::run(&args, &cli.global, &output),
         Command::Profile(args) => commands::profile::run(&args, &cli.global, &output),
         Command::Quantize(args) => commands::quantize::run(&args, &cli.global, &output),
+        Command::Fetch(args) => commands::fetch::run(&args, &cli.global, &output),
         Command::Env => commands::env::run(&cli.global, &output),
     };
     match result {

@@ -43,7 +43,7 @@ fn refusal(arguments: &[&str]) -> String {
 #[test]
 fn help() {
     insta::assert_snapshot!(stdout(&["--help"]), @"
-Runs hybrid language models (Nemotron-H, Nemotron 3) so that the same request gives the same bits, whatever else the machine is doing, and proves it
+Runs language models (Nemotron-H, Nemotron 3, Llama and its relatives) so that the same request gives the same bits, whatever else the machine is doing, and proves it
 
 Usage: jetblock [OPTIONS] <COMMAND>
 
@@ -56,6 +56,7 @@ Commands:
   eval      Measure what each dtype of the key/value cache costs on a text: perplexity, divergence from f32
   profile   Describe a model folder: layers, parameters, memory
   quantize  Convert a model folder to NVFP4 or FP8 weights
+  fetch     Get a public model, with pip
   env       Show the processor's instruction-set levels and the environment variables that are read
   help      Print this message or the help of the given subcommand(s)
 
@@ -82,7 +83,7 @@ Continue a prompt or answer a chat
 Usage: jetblock generate [OPTIONS] [MODEL]
 
 Arguments:
-  [MODEL]  Model folder (config.json, *.safetensors, tokenizer.json) [default: the bundled demo model]
+  [MODEL]  Model folder (config.json, *.safetensors, tokenizer.json) or FILE.gguf [default: the bundled demo model]
 
 Options:
   -p, --prompt <TEXT>       Text to continue; with --chat, the user's message [default: standard input]
@@ -168,7 +169,7 @@ Write the logits of given tokens to a .npy file
 Usage: jetblock logits [OPTIONS] --ids <IDS> --out <FILE.npy> [MODEL]
 
 Arguments:
-  [MODEL]  Model folder (config.json, *.safetensors, tokenizer.json) [default: the bundled demo model]
+  [MODEL]  Model folder (config.json, *.safetensors, tokenizer.json) or FILE.gguf [default: the bundled demo model]
 
 Options:
       --ids <IDS>          Token ids, separated by commas
@@ -221,7 +222,7 @@ For more information, try '--help'.
 #[test]
 fn wrong_input_is_explained() {
     insta::assert_snapshot!(refusal(&["env", "--threads", "0"]), @"error: thread count 0 is outside 1..=1024");
-    insta::assert_snapshot!(refusal(&["generate", "no-such-folder", "-p", "x"]), @"error: no-such-folder is not a folder, expected a model folder in Hugging Face layout");
+    insta::assert_snapshot!(refusal(&["generate", "no-such-folder", "-p", "x"]), @"error: no-such-folder is not a folder or a GGUF file, expected a model folder in Hugging Face layout or FILE.gguf");
     insta::assert_snapshot!(refusal(&["generate", "-p", "x", "--top-p", "3"]), @"error: sampling: top_p is 3, expected in (0, 1]");
     insta::assert_snapshot!(refusal(&["generate", "-p", "x", "--stop", ""]), @"error: the length of a stop string is 0 bytes, expected 1 to 1024 bytes");
     insta::assert_snapshot!(refusal(&["generate", "-p", "x", "--split", "100"]), @"

@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod detector;
 mod error;
+pub mod gguf;
 mod mlp;
 pub mod model;
 mod moe;

@@ -42,6 +42,9 @@ pub enum TextError {
         /// Its value, in words.
         got: String,
     },
+    /// The metadata of a GGUF file.
+    #[error("{0}")]
+    Gguf(String),
     /// `tokenizer.json` is not a tokenizer.
     #[error("tokenizer.json is not valid: {reason}")]
     Tokenizer {

@@ -8,6 +8,7 @@ mod completion;
 mod engine;
 mod error;
 mod generation_config;
+mod gguf;
 mod message;
 mod prefix_cache;
 mod python_json;

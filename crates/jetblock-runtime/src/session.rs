@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use jetblock_models::gguf::Gguf;
 use jetblock_models::{LoadProgress, Model, ModelError, Options};
 use jetblock_ops::sampling::SamplingParams;
 use jetblock_simd::Cpu;
@@ -106,12 +107,15 @@ pub enum SessionError {
 }
 
 impl Session {
-    /// Opens a model folder.
+    /// Opens a model folder or a GGUF file.
     pub fn open(
         folder: &Path,
         options: Options,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Session, SessionError> {
+        if Gguf::is_named(folder) {
+            return Session::open_gguf(folder, options, progress);
+        }
         // The small files first: a mistake in them shows before gigabytes are packed.
         let tokenizer_config = TokenizerConfig::open(folder)?;
         let chat_template = ChatTemplate::open(folder, &tokenizer_config)?;

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod env;
 pub(crate) mod eval;
+pub(crate) mod fetch;
 pub(crate) mod generate;
 pub(crate) mod logits;
 pub(crate) mod profile;

@@ -12,7 +12,7 @@ use crate::output::Output;
 /// Arguments of `jetblock profile`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Model folder, or a folder with config.json alone [default: the bundled demo model]
+    /// Model folder, a folder with config.json alone, or FILE.gguf [default: the bundled demo model]
     pub(crate) model: Option<PathBuf>,
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Checkpoint, CheckpointError, PLAIN_DTYPES, TensorInfo};
+use super::{Checkpoint, CheckpointError, PLAIN_DTYPES, StoredDType, TensorInfo};
 use crate::config::{ExpectedTensor, Presence, TensorKind, canonical_name};
 
 impl Checkpoint {
@@ -83,6 +83,7 @@ fn check_tensor(expected: &ExpectedTensor, info: TensorInfo<'_>) -> Result<(), C
     let (file, tensor) = (info.file.to_string(), info.name.to_string());
     match info.dtype.dtype() {
         Some(dtype) if ExpectedTensor::DTYPES.contains(&dtype) => {}
+        None if matches!(info.dtype, StoredDType::Block(_)) && expected.kind.is_matrix() => {}
         _ => {
             return Err(CheckpointError::DType {
                 file,

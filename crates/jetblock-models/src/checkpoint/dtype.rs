@@ -1,8 +1,10 @@
-//! The element types a safetensors file may declare.
+//! The element types that a safetensors or GGUF file may declare.
 
 use std::fmt;
 
 use jetblock_tensor::DType;
+
+use super::BlockType;
 
 /// An element type as the file declares it; `Display` is the name in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +37,8 @@ pub enum StoredDType {
     F64,
     I64,
     U64,
+    /// Of GGUF files: codes in blocks with a scale.
+    Block(BlockType),
 }
 
 impl StoredDType {
@@ -71,14 +75,47 @@ impl StoredDType {
             .map(|(dtype, _, _)| dtype)
     }
 
-    /// The name in the file.
-    pub fn name(self) -> &'static str {
-        StoredDType::ALL[self as usize].1
+    /// The element type with this number in a GGUF file.
+    pub fn from_ggml(id: u32) -> Option<StoredDType> {
+        match id {
+            0 => Some(StoredDType::F32),
+            1 => Some(StoredDType::F16),
+            30 => Some(StoredDType::BF16),
+            _ => BlockType::ALL
+                .into_iter()
+                .find(|block| block.ggml_id() == id)
+                .map(StoredDType::Block),
+        }
     }
 
-    /// Bits of one element.
+    /// The name in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            StoredDType::Block(block) => block.name(),
+            plain => plain.entry().1,
+        }
+    }
+
+    /// Bits of one element; of a block format, rounded up.
     pub fn bits(self) -> u64 {
-        StoredDType::ALL[self as usize].2
+        match self {
+            StoredDType::Block(block) => (8 * block.bytes()).div_ceil(block.elements()) as u64,
+            plain => plain.entry().2,
+        }
+    }
+
+    /// Elements and bytes that are stored together.
+    pub(crate) fn block(self) -> (usize, usize) {
+        match self {
+            StoredDType::Block(block) => (block.elements(), block.bytes()),
+            plain if plain.bits() < 8 => (4, plain.bits() as usize / 2),
+            plain => (1, plain.bits() as usize / 8),
+        }
+    }
+
+    fn entry(self) -> (StoredDType, &'static str, u64) {
+        let known = StoredDType::ALL.into_iter().find(|(d, ..)| *d == self);
+        known.expect("every plain type is in the table")
     }
 
     /// The type that this version computes with, if it does.
@@ -89,6 +126,11 @@ impl StoredDType {
             StoredDType::F16 => Some(DType::F16),
             _ => None,
         }
+    }
+
+    /// Whether every value of the codes of this type is a bf16 operand, so that the bf16 kind loses nothing of the weights.
+    pub fn is_bf16_exact(self) -> bool {
+        matches!(self, StoredDType::BF16 | StoredDType::Block(_))
     }
 }
 
@@ -109,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_in_the_order_of_the_enum() {
+    fn names_and_types_belong_together() {
         for (dtype, name, bits) in StoredDType::ALL {
             assert_eq!((dtype.name(), dtype.bits()), (name, bits));
             assert_eq!(format!("{dtype:?}"), name);

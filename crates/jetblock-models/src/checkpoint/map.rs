@@ -10,14 +10,14 @@ use std::io;
 use memmap2::Mmap;
 
 /// A read-only private mapping of a whole file.
-pub(super) struct MappedFile {
+pub(crate) struct MappedFile {
     /// `None` for an empty file, which cannot be mapped.
     map: Option<Mmap>,
 }
 
 impl MappedFile {
     /// Maps the file. It must stay as it is while it is mapped: see [`Checkpoint::open`](super::Checkpoint::open).
-    pub(super) fn new(file: &File) -> io::Result<MappedFile> {
+    pub(crate) fn new(file: &File) -> io::Result<MappedFile> {
         if file.metadata()?.len() == 0 {
             return Ok(MappedFile { map: None });
         }
@@ -28,7 +28,7 @@ impl MappedFile {
     }
 
     /// The bytes of the file.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         self.map.as_deref().unwrap_or(&[])
     }
 

@@ -1,8 +1,9 @@
-//! The weights of a model folder: safetensors files, checked strictly and mapped.
+//! The weights of a model: the safetensors files of a folder, or the tensors of a GGUF file, checked strictly and mapped.
 //!
 //! Opening reads headers only. A folder from anywhere may be opened: whatever is in it, the answer is an error or tensors
 //! whose bytes lie inside their files.
 
+mod blocks;
 mod check;
 mod dtype;
 mod error;
@@ -18,15 +19,16 @@ use std::io::Read as _;
 use std::ops::Range;
 use std::path::Path;
 
+pub use blocks::BlockType;
 pub use dtype::StoredDType;
 pub use error::CheckpointError;
 pub use header::{Header, MAX_HEADER_BYTES, MAX_RANK, StoredTensor};
 pub use index::{INDEX_FILE, MAX_INDEX_BYTES, ShardIndex};
 pub use quantized::QuantizedView;
-pub use view::{TensorView, widen_into};
+pub use view::{StoredView, TensorView, widen_into};
 
 pub(crate) use check::{is_mtp, is_passed_over};
-use map::MappedFile;
+pub(crate) use map::MappedFile;
 
 /// The element types that every op computes with, for messages.
 const PLAIN_DTYPES: &str = "BF16, F16 or F32";
@@ -69,9 +71,17 @@ struct Shard {
 
 struct Entry {
     shard: usize,
-    dtype: StoredDType,
-    shape: Vec<usize>,
-    bytes: Range<usize>,
+    tensor: MappedTensor,
+}
+
+/// Where a tensor lies in its file.
+pub(crate) struct MappedTensor {
+    pub(crate) dtype: StoredDType,
+    /// Outermost first.
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: Range<usize>,
+    /// Width of a head, where its rows stand permuted for neighbouring pairs: see [`StoredView::row`].
+    pub(crate) pairs: Option<usize>,
 }
 
 impl Checkpoint {
@@ -97,6 +107,22 @@ impl Checkpoint {
             }
             (false, true) => Checkpoint::open_sharded(dir),
         }
+    }
+
+    /// The tensors of one file that has been checked already.
+    pub(crate) fn of_mapped(
+        file: String,
+        map: MappedFile,
+        tensors: Vec<(String, MappedTensor)>,
+    ) -> Result<Checkpoint, CheckpointError> {
+        let mut checkpoint = Checkpoint {
+            shards: vec![Shard { file, map }],
+            tensors: BTreeMap::new(),
+        };
+        for (name, tensor) in tensors {
+            checkpoint.insert(name, 0, tensor)?;
+        }
+        Ok(checkpoint)
     }
 
     /// Number of tensors.
@@ -132,27 +158,51 @@ impl Checkpoint {
         self.find(name).is_some()
     }
 
-    /// A tensor. `name` is the stored name, or the canonical one (`backbone.`, `lm_head.`) where the file spells the prefix
+    /// A tensor of a plain type whose rows stand in order. `name` is the stored name, or the canonical one (`backbone.`, `lm_head.`) where the file spells the prefix
     /// differently.
     pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, CheckpointError> {
+        let (entry, stored) = self.find_stored(name)?;
+        let dtype = stored.dtype.dtype().ok_or_else(|| CheckpointError::DType {
+            file: self.shards[entry.shard].file.clone(),
+            tensor: stored.name.into(),
+            got: stored.dtype,
+            expected: PLAIN_DTYPES.into(),
+        })?;
+        if stored.pairs.is_some() {
+            return Err(CheckpointError::MalformedTensor {
+                file: self.shards[entry.shard].file.clone(),
+                tensor: stored.name.into(),
+                message: "its rows stand in another order, expected to be read row by row".into(),
+            });
+        }
+        Ok(TensorView {
+            name: stored.name,
+            dtype,
+            shape: stored.shape,
+            bytes: stored.bytes,
+        })
+    }
+
+    /// A tensor of any type, as it is stored.
+    pub fn stored(&self, name: &str) -> Result<StoredView<'_>, CheckpointError> {
+        self.find_stored(name).map(|(_, view)| view)
+    }
+
+    fn find_stored(&self, name: &str) -> Result<(&Entry, StoredView<'_>), CheckpointError> {
         let missing = || CheckpointError::Missing {
             first: name.into(),
             count: 1,
         };
         let (stored, entry) = self.find(name).ok_or_else(missing)?;
-        let shard = &self.shards[entry.shard];
-        let dtype = entry.dtype.dtype().ok_or_else(|| CheckpointError::DType {
-            file: shard.file.clone(),
-            tensor: stored.into(),
-            got: entry.dtype,
-            expected: PLAIN_DTYPES.into(),
-        })?;
-        Ok(TensorView {
+        let tensor = &entry.tensor;
+        let view = StoredView {
             name: stored,
-            dtype,
-            shape: &entry.shape,
-            bytes: &shard.map.bytes()[entry.bytes.clone()],
-        })
+            dtype: tensor.dtype,
+            shape: &tensor.shape,
+            bytes: &self.shards[entry.shard].map.bytes()[tensor.bytes.clone()],
+            pairs: tensor.pairs,
+        };
+        Ok((entry, view))
     }
 
     /// A tensor of any element type, with its bytes.
@@ -161,7 +211,7 @@ impl Checkpoint {
             first: name.into(),
             count: 1,
         })?;
-        let bytes = &self.shards[entry.shard].map.bytes()[entry.bytes.clone()];
+        let bytes = &self.shards[entry.shard].map.bytes()[entry.tensor.bytes.clone()];
         Ok((self.info_of(stored, entry), bytes))
     }
 
@@ -206,6 +256,10 @@ impl Checkpoint {
         let map = MappedFile::new(&file).map_err(io)?;
         let header = Header::read(name, &file, map.bytes().len() as u64)?;
         let shard = self.shards.len();
+        self.shards.push(Shard {
+            file: name.into(),
+            map,
+        });
         for StoredTensor {
             name: tensor,
             dtype,
@@ -215,29 +269,31 @@ impl Checkpoint {
         {
             // Cannot truncate: the range is inside the mapping.
             let bytes = bytes.start as usize..bytes.end as usize;
-            let replaced = self.tensors.insert(
-                tensor.clone(),
-                Entry {
-                    shard,
-                    dtype,
-                    shape,
-                    bytes,
-                },
-            );
-            if let Some(other) = replaced {
-                let message = format!("also in {}", self.shards[other.shard].file);
-                return Err(CheckpointError::MalformedTensor {
-                    file: name.into(),
-                    tensor,
-                    message,
-                });
-            }
+            let mapped = MappedTensor {
+                dtype,
+                shape,
+                bytes,
+                pairs: None,
+            };
+            self.insert(tensor, shard, mapped)?;
         }
-        self.shards.push(Shard {
-            file: name.into(),
-            map,
-        });
         Ok(())
+    }
+
+    fn insert(
+        &mut self,
+        name: String,
+        shard: usize,
+        tensor: MappedTensor,
+    ) -> Result<(), CheckpointError> {
+        match self.tensors.insert(name.clone(), Entry { shard, tensor }) {
+            None => Ok(()),
+            Some(other) => Err(CheckpointError::MalformedTensor {
+                file: self.shards[shard].file.clone(),
+                tensor: name,
+                message: format!("also in {}", self.shards[other.shard].file),
+            }),
+        }
     }
 
     /// The index and the headers of the shards must say the same.
@@ -276,9 +332,9 @@ impl Checkpoint {
         let file = self.shards[entry.shard].file.as_str();
         TensorInfo {
             name,
-            dtype: entry.dtype,
-            shape: &entry.shape,
-            bytes: entry.bytes.len() as u64,
+            dtype: entry.tensor.dtype,
+            shape: &entry.tensor.shape,
+            bytes: entry.tensor.bytes.len() as u64,
             file,
         }
     }

@@ -3,6 +3,58 @@
 use jetblock_numerics::round::{bf16_to_f32, f16_to_f32};
 use jetblock_tensor::DType;
 
+use super::StoredDType;
+
+/// A tensor of any type as it is stored.
+#[derive(Debug, Clone, Copy)]
+pub struct StoredView<'a> {
+    /// The name in the file.
+    pub name: &'a str,
+    /// Element type.
+    pub dtype: StoredDType,
+    /// Extents, outermost first.
+    pub shape: &'a [usize],
+    /// The elements in the file's order.
+    pub bytes: &'a [u8],
+    /// Width of a head, where the rows of each head are permuted in the file.
+    pub pairs: Option<usize>,
+}
+
+impl<'a> StoredView<'a> {
+    /// The bytes of row `index` of the model.
+    ///
+    /// llama.cpp's converter puts the rows i and i + hd/2 of each head of q and k side by side, for its kernel that turns
+    /// neighbours; here they are found where they are.
+    ///
+    /// # Panics
+    /// If the row is outside the tensor.
+    pub fn row(&self, index: usize) -> &'a [u8] {
+        let row_bytes = self.bytes.len() / self.shape[0];
+        let index = match self.pairs {
+            None => index,
+            Some(head_dim) => {
+                let (head, i, half) = (index / head_dim, index % head_dim, head_dim / 2);
+                head * head_dim + 2 * (i % half) + i / half
+            }
+        };
+        &self.bytes[index * row_bytes..][..row_bytes]
+    }
+
+    /// The elements of a plain type widened to f32, exactly, in the model's order.
+    ///
+    /// # Panics
+    /// If the type is not plain.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let dtype = self.dtype.dtype().expect("a plain type");
+        let row_elements = self.bytes.len() / self.shape[0] / dtype.size();
+        let mut out = vec![0.0; self.shape[0] * row_elements];
+        for (index, out) in out.chunks_exact_mut(row_elements).enumerate() {
+            widen_into(dtype, self.row(index), out);
+        }
+        out
+    }
+}
+
 /// A stored tensor; its bytes are little-endian, row-major and at any alignment.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorView<'a> {

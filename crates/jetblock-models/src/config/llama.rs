@@ -50,7 +50,7 @@ impl ModelConfig {
             pad_token_id: fields.token("pad_token_id")?,
             ..ModelConfig::empty(Family::Llama)
         };
-        config.check_attention()?;
+        config.check_sizes()?;
         Ok(config)
     }
 }

@@ -22,6 +22,7 @@ pub use error::ConfigError;
 pub(crate) use error::abbreviated;
 pub use json::MAX_CONFIG_BYTES;
 pub(crate) use json::parse_object;
+pub(crate) use model::MAX_HEADS;
 pub use model::{Family, MAX_EXPERTS, MAX_ROWS, MAX_WIDTH, ModelConfig};
 pub use pattern::{LayerKind, MAX_LAYERS, pattern};
 pub use quantization::{HF_QUANT_CONFIG, QuantizationConfig, WeightFormat, matches};

@@ -6,7 +6,7 @@ use jetblock_ops::rope::RopeConfig;
 use jetblock_tensor::DType;
 use serde_json::{Map, Value};
 
-use super::domain::{divides, fits};
+use super::domain::{at_most, divides, fits};
 use super::json::{Fields, missing, parse_object, shown};
 use super::{
     ConfigError, LayerKind, Presence, QuantizationConfig, TransformerFamily, pattern, read_config,
@@ -21,7 +21,7 @@ pub const MAX_ROWS: usize = 1 << 22;
 /// The most routed experts, over all layers together; the largest release has 24,576.
 pub const MAX_EXPERTS: usize = 1 << 17;
 /// The most heads of a layer, and the largest width of one.
-pub(super) const MAX_HEADS: usize = 1 << 16;
+pub(crate) const MAX_HEADS: usize = 1 << 16;
 
 /// What the tensors of a family are called, and which MLP and attention it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +89,8 @@ pub struct ModelConfig {
     pub use_bias: bool,
     /// Bias of conv1d.
     pub use_conv_bias: bool,
+    /// Whether the checkpoint has `A = -exp(A_log)` itself, as GGUF files do.
+    pub decay_rates_stored: bool,
     /// Bounds of dt after softplus, (0, inf) when absent.
     pub time_step_limit: (f32, f32),
 
@@ -210,7 +212,60 @@ impl ModelConfig {
         self.moe_latent_size.unwrap_or(self.hidden_size)
     }
 
-    pub(super) fn check_attention(&self) -> Result<(), ConfigError> {
+    /// Checks what the sizes must have to do with each other, of the layer kinds that the model has.
+    pub(crate) fn check_sizes(&self) -> Result<(), ConfigError> {
+        let has = |kind| self.layers.contains(&kind) || self.mtp_layers.contains(&kind);
+        if has(LayerKind::Attention) {
+            self.check_attention()?;
+        }
+        if has(LayerKind::Mamba) {
+            self.check_mamba()?;
+        }
+        if has(LayerKind::Moe) {
+            self.check_moe()?;
+        }
+        Ok(())
+    }
+
+    fn check_mamba(&self) -> Result<(), ConfigError> {
+        divides(
+            "mamba_num_heads",
+            self.mamba_num_heads,
+            "n_groups",
+            self.n_groups,
+        )?;
+        fits(
+            "mamba_num_heads * mamba_head_dim",
+            self.mamba_inner(),
+            MAX_ROWS,
+        )?;
+        fits("rows of in_proj", self.in_proj_rows(), MAX_ROWS)
+    }
+
+    fn check_moe(&self) -> Result<(), ConfigError> {
+        let mtp = self.mtp_layers.iter().filter(|k| **k == LayerKind::Moe);
+        fits(
+            "n_routed_experts * MoE layers",
+            self.n_routed_experts * (self.count(LayerKind::Moe) + mtp.count()),
+            MAX_EXPERTS,
+        )?;
+        divides(
+            "n_routed_experts",
+            self.n_routed_experts,
+            "n_group",
+            self.n_group,
+        )?;
+        at_most("topk_group", self.topk_group, "n_group", self.n_group)?;
+        let candidates = self.n_routed_experts / self.n_group * self.topk_group;
+        at_most(
+            "num_experts_per_tok",
+            self.num_experts_per_tok,
+            "the routed experts of topk_group groups",
+            candidates,
+        )
+    }
+
+    fn check_attention(&self) -> Result<(), ConfigError> {
         divides(
             "num_attention_heads",
             self.num_attention_heads,
@@ -235,7 +290,7 @@ impl ModelConfig {
         pattern(&self.layers)
     }
 
-    pub(super) fn empty(family: Family) -> ModelConfig {
+    pub(crate) fn empty(family: Family) -> ModelConfig {
         ModelConfig {
             model_type: String::new(),
             family,
@@ -261,6 +316,7 @@ impl ModelConfig {
             conv_kernel: 0,
             use_bias: false,
             use_conv_bias: false,
+            decay_rates_stored: false,
             time_step_limit: (0.0, f32::INFINITY),
             intermediate_sizes: Vec::new(),
             mlp_bias: false,

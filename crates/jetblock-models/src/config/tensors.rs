@@ -65,6 +65,17 @@ impl TensorKind {
             TensorKind::Linear | TensorKind::RoutedExpert | TensorKind::LmHead
         )
     }
+
+    /// Whether it is multiplied by rows, or is a table of rows: what block formats are for.
+    pub fn is_matrix(self) -> bool {
+        matches!(
+            self,
+            TensorKind::Embeddings
+                | TensorKind::LmHead
+                | TensorKind::Linear
+                | TensorKind::RoutedExpert
+        )
+    }
 }
 
 /// Whether a checkpoint must have a tensor.
@@ -226,7 +237,12 @@ impl ModelConfig {
         if self.use_conv_bias {
             list.push("conv1d.bias", &[conv_dim], TensorKind::Conv1d);
         }
-        for name in ["A_log", "D", "dt_bias"] {
+        let decay = if self.decay_rates_stored {
+            "A"
+        } else {
+            "A_log"
+        };
+        for name in [decay, "D", "dt_bias"] {
             list.push(name, &[self.mamba_num_heads], TensorKind::Ssm);
         }
         list.push("norm.weight", &[inner], TensorKind::Norm);

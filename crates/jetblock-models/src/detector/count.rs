@@ -19,7 +19,7 @@ type Order = (u8, Part);
 
 impl Tally {
     /// Counts the tensors that the configuration implies; `checkpoint` has been checked to have them, and adds the bytes.
-    pub(super) fn of_nemotron_h(
+    pub(super) fn of_model(
         config: &ModelConfig,
         expected: &[ExpectedTensor],
         checkpoint: Option<&Checkpoint>,

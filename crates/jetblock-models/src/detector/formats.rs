@@ -14,7 +14,8 @@ fn format_of(checkpoint: &Checkpoint, name: &str) -> Option<(&'static str, char)
         None => match checkpoint.info(name)?.dtype.name() {
             name @ "F32" => Some((name, 'f')),
             name @ "F16" => Some((name, 'h')),
-            name => Some((name, 'b')),
+            name @ "BF16" => Some((name, 'b')),
+            name => Some((name, 'q')),
         },
     }
 }

@@ -19,8 +19,9 @@ pub use plan::{Plan, operand_kind};
 use crate::ModelError;
 use crate::checkpoint::{Checkpoint, INDEX_FILE, SINGLE_FILE, StoredDType};
 use crate::config::{
-    ConfigError, LayerKind, ModelConfig, TransformerConfig, model_type, read_config,
+    ConfigError, Family, LayerKind, ModelConfig, TransformerConfig, model_type, read_config,
 };
+use crate::gguf::Gguf;
 use count::Tally;
 
 /// What a model folder contains, what it costs, and how its layers are run.
@@ -179,19 +180,26 @@ pub struct StoredAmount {
 }
 
 impl Profile {
-    /// Reads a model folder: the configuration, and the headers of the weight files if there are any.
-    pub fn open(dir: impl AsRef<Path>) -> Result<Profile, ModelError> {
-        let dir = dir.as_ref();
-        let text = read_config(dir)?;
-        let has_weights = dir.join(SINGLE_FILE).exists() || dir.join(INDEX_FILE).exists();
+    /// Profiles a model folder or a GGUF file. A folder's weight files are optional; where they are, they are checked and their
+    /// headers are read.
+    pub fn open(path: impl AsRef<Path>) -> Result<Profile, ModelError> {
+        let path = path.as_ref();
+        if Gguf::is_named(path) {
+            let gguf = Gguf::open(path)?;
+            let config = gguf.config()?;
+            let checkpoint = gguf.checkpoint(&config)?;
+            return Profile::of_model(&config, Some(&checkpoint));
+        }
+        let text = read_config(path)?;
+        let has_weights = path.join(SINGLE_FILE).exists() || path.join(INDEX_FILE).exists();
         let checkpoint = if has_weights {
-            Some(Checkpoint::open(dir)?)
+            Some(Checkpoint::open(path)?)
         } else {
             None
         };
         let profile = Profile::from_json(&text, checkpoint.as_ref())?;
         if let (Some(checkpoint), None) = (&checkpoint, &profile.not_run) {
-            let config = ModelConfig::open(dir)?;
+            let config = ModelConfig::open(path)?;
             checkpoint.check_declared(&config.tensors(), config.quantization.as_ref())?;
         }
         Ok(profile)
@@ -199,20 +207,21 @@ impl Profile {
 
     /// Profiles the text of a `config.json` of any family that the detector knows.
     pub fn from_json(text: &[u8], checkpoint: Option<&Checkpoint>) -> Result<Profile, ModelError> {
-        match model_type(text)?.as_deref() {
-            None | Some("nemotron_h") => {
-                Profile::of_nemotron_h(&ModelConfig::from_json(text)?, checkpoint)
+        let counted = match model_type(text)?.as_deref() {
+            None | Some("nemotron_h") => None,
+            Some(_) => Some(TransformerConfig::from_json(text)?),
+        };
+        match (ModelConfig::from_json(text), counted) {
+            (Ok(config), _) => Profile::of_model(&config, checkpoint),
+            (Err(reason), Some(counted)) => {
+                Ok(Profile::of_transformer(&counted, &reason, checkpoint))
             }
-            Some(_) => {
-                let counted = TransformerConfig::from_json(text)?;
-                let run = ModelConfig::from_json(text);
-                Profile::of_transformer(&counted, &run, checkpoint)
-            }
+            (Err(reason), None) => Err(reason.into()),
         }
     }
 
-    /// Profiles a Nemotron-H model. Fails if a checkpoint is given that does not have the tensors of the configuration.
-    pub fn of_nemotron_h(
+    /// Profiles a model that this version runs. Fails if a checkpoint is given that does not have the tensors of the configuration.
+    pub fn of_model(
         config: &ModelConfig,
         checkpoint: Option<&Checkpoint>,
     ) -> Result<Profile, ModelError> {
@@ -220,15 +229,22 @@ impl Profile {
         if let Some(checkpoint) = checkpoint {
             checkpoint.check(&[expected.clone(), config.kv_scales()].concat())?;
         }
-        let tally = Tally::of_nemotron_h(config, &expected, checkpoint);
+        let tally = Tally::of_model(config, &expected, checkpoint);
         let attention = config.count(LayerKind::Attention);
         let experts = (config.num_experts_per_tok, config.n_routed_experts);
         let operands = operand_kind(config, checkpoint);
+        // The layers that its makers count: of Llama, each is two of the stack.
+        let (layers, pattern) = match config.family {
+            Family::NemotronH => (config.layers.len(), Some(config.pattern())),
+            Family::Llama => (config.layers.len() / 2, None),
+        };
         Ok(Profile {
-            model_type: "nemotron_h".into(),
-            layers: config.layers.len(),
-            pattern: Some(config.pattern()),
-            precision: checkpoint.and_then(|c| formats::letters(config, &expected, c)),
+            model_type: config.model_type.clone(),
+            layers,
+            pattern,
+            precision: checkpoint
+                .filter(|_| config.family == Family::NemotronH)
+                .and_then(|c| formats::letters(config, &expected, c)),
             formats: checkpoint.map_or(Vec::new(), |c| formats::amounts(&expected, c)),
             total: tally.total(),
             mtp: count::mtp(config, checkpoint),
@@ -240,51 +256,41 @@ impl Profile {
             not_run: None,
             attention_only: Reach {
                 layers: attention,
-                of: config.layers.len(),
+                of: layers,
             },
             stored: checkpoint.map(StoredProfile::of),
         })
     }
 
-    /// Profiles a plain transformer. With a checkpoint, parameters are those of its headers. `run` is how this version runs it, or
-    /// why it does not.
-    pub fn of_transformer(
+    /// Counts a plain transformer that this version does not run. With a checkpoint, parameters are those of its headers.
+    fn of_transformer(
         config: &TransformerConfig,
-        run: &Result<ModelConfig, ConfigError>,
+        reason: &ConfigError,
         checkpoint: Option<&Checkpoint>,
-    ) -> Result<Profile, ModelError> {
-        if let (Ok(run), Some(checkpoint)) = (run, checkpoint) {
-            checkpoint.check(&[run.tensors(), run.kv_scales()].concat())?;
-        }
+    ) -> Profile {
         let tally = match checkpoint {
             Some(checkpoint) => Tally::of_transformer_headers(config, checkpoint),
             None => Tally::of_transformer(config),
         };
         let layers = config.feed_forward.len();
         let experts = (config.num_experts_per_tok, config.num_experts);
-        Ok(Profile {
+        Profile {
             model_type: config.family.name().into(),
             layers,
             pattern: None,
             precision: None,
-            formats: match (run, checkpoint) {
-                (Ok(run), Some(checkpoint)) => formats::amounts(&run.tensors(), checkpoint),
-                _ => Vec::new(),
-            },
+            formats: Vec::new(),
             total: tally.total(),
             mtp: None,
             active: tally.active(experts, config.tie_word_embeddings),
             parts: tally.into_parts(),
             state: StateBytes::default(),
             kv_per_token: KvBytes::of(layers, config.num_key_value_heads, config.head_dim),
-            plan: match run {
-                Ok(run) => plan::of(run, operand_kind(run, checkpoint)),
-                Err(_) => Vec::new(),
-            },
-            not_run: run.as_ref().err().map(ToString::to_string),
+            plan: Vec::new(),
+            not_run: Some(reason.to_string()),
             attention_only: Reach { layers, of: layers },
             stored: checkpoint.map(StoredProfile::of),
-        })
+        }
     }
 
     /// Parameters and bytes of a part, if the model has it.

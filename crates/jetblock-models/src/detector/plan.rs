@@ -41,7 +41,7 @@ pub fn operand_kind(config: &ModelConfig, checkpoint: Option<&Checkpoint>) -> Op
         // Codes of every format are bf16-exact.
         .filter(|tensor| checkpoint.weight_format(&tensor.name).is_none())
         .filter_map(|tensor| checkpoint.info(&tensor.name))
-        .all(|info| info.dtype.dtype() == Some(DType::BF16));
+        .all(|info| info.dtype.is_bf16_exact());
     if all_bf16 {
         OperandKind::Bf16
     } else {

@@ -18,8 +18,8 @@ pub(crate) enum Embeddings {
         width: usize,
         bytes: Vec<u8>,
     },
-    /// The packed output projection serves both ends.
-    Tied(LinearWeights),
+    /// Packed like a linear layer: the output projection that serves both ends, or a quantized table.
+    Packed(LinearWeights),
 }
 
 impl Embeddings {
@@ -42,7 +42,7 @@ impl Embeddings {
                     hidden_size: *width,
                 }
             }
-            Embeddings::Tied(table) => Table::Packed(&table.weight),
+            Embeddings::Packed(table) => Table::Packed(&table.weight),
         };
         Embedding { ids, table }.cpu(out, cpu)
     }
@@ -50,7 +50,7 @@ impl Embeddings {
     /// The table as the output projection.
     pub(crate) fn packed(&self) -> &LinearWeights {
         match self {
-            Embeddings::Tied(table) => table,
+            Embeddings::Packed(table) => table,
             Embeddings::Table { .. } => unreachable!("a model without lm_head has tied embeddings"),
         }
     }
@@ -58,7 +58,7 @@ impl Embeddings {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Embeddings::Table { bytes, .. } => bytes.len(),
-            Embeddings::Tied(table) => table.bytes(),
+            Embeddings::Packed(table) => table.bytes(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From a model folder to packed weights, tensor by tensor.
+//! From a model folder or file to packed weights, tensor by tensor.
 
 use std::path::Path;
 
@@ -14,9 +14,10 @@ use super::weights::{
 };
 use super::{Model, Options, embeddings::Embeddings};
 use crate::ModelError;
-use crate::checkpoint::{Checkpoint, QuantizedView, TensorView};
+use crate::checkpoint::{Checkpoint, QuantizedView, StoredDType};
 use crate::config::{LayerKind, ModelConfig};
 use crate::detector;
+use crate::gguf::{self, Gguf};
 
 /// How far loading has come, in bytes of the checkpoint.
 #[derive(Clone, Copy, Debug)]
@@ -28,14 +29,20 @@ pub struct LoadProgress {
 }
 
 impl Model {
-    /// Loads the model folder `dir`; `progress` hears after each tensor.
+    /// Loads a model folder or a GGUF file; `progress` hears after each tensor.
     pub fn load(
-        dir: &Path,
+        path: &Path,
         options: Options,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Model, ModelError> {
-        let config = ModelConfig::open(dir)?;
-        let checkpoint = Checkpoint::open(dir)?;
+        let (config, checkpoint) = if Gguf::is_named(path) {
+            let gguf = Gguf::open(path)?;
+            let config = gguf.config()?;
+            let checkpoint = gguf.checkpoint(&config)?;
+            (config, checkpoint)
+        } else {
+            (ModelConfig::open(path)?, Checkpoint::open(path)?)
+        };
         Model::from_checkpoint(config, &checkpoint, options, progress)
     }
 
@@ -82,7 +89,7 @@ impl Model {
         };
         let embeddings = if config.tie_word_embeddings {
             let weight = loader.matrix(kind, config.embeddings_name())?;
-            Embeddings::Tied(LinearWeights { weight, bias: None })
+            Embeddings::Packed(LinearWeights { weight, bias: None })
         } else {
             loader.table(config.embeddings_name())?
         };
@@ -109,16 +116,16 @@ struct Loader<'a> {
 const RELEASE_BYTES: usize = 4 << 20;
 
 impl Loader<'_> {
-    fn read(&mut self, view: &TensorView<'_>) {
-        self.checkpoint.release(view.bytes);
-        self.state.done += view.bytes.len() as u64;
+    fn read(&mut self, bytes: &[u8]) {
+        self.checkpoint.release(bytes);
+        self.state.done += bytes.len() as u64;
         (self.progress)(self.state);
     }
 
     fn vector(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let view = self.checkpoint.tensor(name)?;
-        let values = view.to_f32();
-        self.read(&view);
+        let stored = self.checkpoint.stored(name)?;
+        let values = stored.to_f32();
+        self.read(stored.bytes);
         Ok(values)
     }
 
@@ -136,22 +143,35 @@ impl Loader<'_> {
         if let Some(view) = checkpoint.quantized(name)? {
             return self.quantized_matrix(kind, name, &view);
         }
-        let view = checkpoint.tensor(name)?;
-        let k = view.shape[1];
-        let part = WeightRows {
-            dtype: view.dtype,
-            rows: view.shape[0],
-            bytes: view.bytes,
-        };
+        let stored = checkpoint.stored(name)?;
+        let (rows, k) = (stored.shape[0], stored.shape[1]);
+        let row_bytes = stored.bytes.len() / rows;
         let mut released = 0;
-        let packed = PackedMatrix::pack(kind, &[part], k, &mut |_, rows| {
-            let end = rows * k * part.dtype.size();
-            if end - released >= RELEASE_BYTES {
-                checkpoint.release(&part.bytes[released..end]);
+        let mut release = |_: usize, rows: usize| {
+            let end = rows * row_bytes;
+            // Rows that stand in another order are read again later.
+            if stored.pairs.is_none() && end - released >= RELEASE_BYTES {
+                checkpoint.release(&stored.bytes[released..end]);
                 released = end;
             }
-        })?;
-        self.read(&view);
+        };
+        let packed = if let StoredDType::Block(block) = stored.dtype {
+            let part = QuantizedRows {
+                rows,
+                factor: 1.0,
+                read: &|index, row| block.spread(stored.row(index), row),
+            };
+            PackedMatrix::pack_quantized(kind, block.format(), &[part], k, &mut release)?
+        } else {
+            let dtype = stored.dtype.dtype().expect("the check refused other types");
+            let part = |rows, bytes| WeightRows { dtype, rows, bytes };
+            let parts: Vec<WeightRows<'_>> = match stored.pairs {
+                None => vec![part(rows, stored.bytes)],
+                Some(_) => (0..rows).map(|row| part(1, stored.row(row))).collect(),
+            };
+            PackedMatrix::pack(kind, &parts, k, &mut release)?
+        };
+        self.read(stored.bytes);
         Ok(packed)
     }
 
@@ -204,6 +224,10 @@ impl Loader<'_> {
 
     /// The embedding table as stored.
     fn table(&mut self, name: &str) -> Result<Embeddings, ModelError> {
+        if let StoredDType::Block(_) = self.checkpoint.stored(name)?.dtype {
+            let weight = self.matrix(self.kind, name)?;
+            return Ok(Embeddings::Packed(LinearWeights { weight, bias: None }));
+        }
         let view = self.checkpoint.tensor(name)?;
         let mut bytes = Vec::with_capacity(view.bytes.len());
         for chunk in view.bytes.chunks(RELEASE_BYTES) {
@@ -215,7 +239,7 @@ impl Loader<'_> {
             width: view.shape[1],
             bytes,
         };
-        self.read(&view);
+        self.read(view.bytes);
         Ok(table)
     }
 
@@ -240,7 +264,10 @@ impl Loader<'_> {
             conv_weight: causal_conv1d::transpose_weight(&conv_weight, config.conv_dim()),
             conv_bias: self.optional_vector(&format!("{scope}conv1d.bias"))?,
             dt_bias: self.vector(&format!("{scope}dt_bias"))?,
-            a: selective_scan::decay_rates(&self.vector(&format!("{scope}A_log"))?),
+            a: match config.decay_rates_stored {
+                true => gguf::decay_rates(&self.vector(&format!("{scope}A"))?),
+                false => selective_scan::decay_rates(&self.vector(&format!("{scope}A_log"))?),
+            },
             d: self.vector(&format!("{scope}D"))?,
             norm: self.vector(&format!("{scope}norm.weight"))?,
             out_proj: self.linear(&format!("{scope}out_proj"))?,

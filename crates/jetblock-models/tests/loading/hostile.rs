@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use jetblock_models::checkpoint::{Checkpoint, Header, INDEX_FILE, SINGLE_FILE, ShardIndex};
 use jetblock_models::config::{ModelConfig, TransformerConfig};
 use jetblock_models::detector::Profile;
+use jetblock_models::gguf;
 use proptest::prelude::*;
 
 use crate::folder::{folder, raw_file, zeros};
@@ -49,6 +50,18 @@ fn read_index(bytes: &[u8]) {
                 .iter()
                 .all(|file| !file.contains(['/', '\\']) && *file != "..")
         );
+    }
+}
+
+fn read_gguf(bytes: &[u8]) {
+    let Ok(header) = gguf::Header::parse("x", bytes) else {
+        return;
+    };
+    let used: usize = header.tensors.iter().map(|t| t.bytes.len()).sum();
+    assert!(used <= bytes.len(), "tensors lie in the file, apart");
+    if let Ok(config) = header.config("x") {
+        let mut shapes = config.tensors().into_iter().map(|tensor| tensor.shape);
+        assert!(shapes.all(|shape| shape.iter().all(|extent| *extent > 0)));
     }
 }
 
@@ -99,6 +112,38 @@ fn corpus_of_indices() {
 }
 
 #[test]
+fn corpus_of_gguf_files() {
+    replay("gguf", read_gguf);
+}
+
+/// A fixed sequence of changed bytes, several at once: the deep parts of a format are behind more than one of them.
+#[test]
+fn gguf_files_with_several_changes() {
+    let mut seed = 1_u64;
+    let mut draw = |below: usize| {
+        seed = seed
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (seed >> 33) as usize % below
+    };
+    for (_, bytes) in corpus("gguf") {
+        for _ in 0..20_000 {
+            let mut changed = bytes.clone();
+            for _ in 0..=draw(4) {
+                let at = draw(changed.len());
+                changed[at] = match draw(4) {
+                    0 => 0,
+                    1 => 0xFF,
+                    2 => changed[at] ^ (1 << draw(8)),
+                    _ => draw(256) as u8,
+                };
+            }
+            read_gguf(&changed);
+        }
+    }
+}
+
+#[test]
 fn a_file_truncated_anywhere_is_refused() {
     let file = zeros(&[("a", &[2, 3]), ("b", &[]), ("c", &[1])]);
     assert!(Header::parse("x", &file).is_ok());
@@ -117,6 +162,8 @@ proptest! {
         read_config(&bytes);
         read_header(&bytes);
         read_index(&bytes);
+        read_gguf(&bytes);
+        read_gguf(&[&b"GGUF\x03\0\0\0"[..], &bytes].concat());
     }
 
     /// A length that fits, so that the JSON behind it is reached.
