@@ -208,7 +208,7 @@ fn a_quantized_folder_computes_what_it_holds() {
         let multiplied_out = dequantized(&dir);
         let (_, got) = logits(&dir, Some(OperandKind::F32));
         let (_, want) = logits(multiplied_out.path(), Some(OperandKind::F32));
-        // Only the place of the scales differs: rounding of f32 sums, measured 2e-6 of the largest logit.
+        // Only the place of the scales differs: the rounding of f32 sums.
         let largest = want.iter().fold(0.0_f32, |m, v| max(m, v.abs()));
         let error = got
             .iter()
