@@ -141,21 +141,26 @@ Global options:
 
 #[test]
 fn guesses_and_shared_prompts_change_no_token() {
+    let line = "And he begat sons and daughters: and he died.";
+    let prompt = [line, line, "And he begat sons"].join(" ");
     let prompt = [
         "generate",
         "--json",
+        "--max-tokens",
+        "40",
         "--prompt",
-        "And he said, And he said, And he said,",
+        &prompt,
     ];
-    let with = |more: &[&str]| json(&[&prompt[..], &["--max-tokens", "40"], more].concat());
-    let plain = with(&["--n", "1"]);
-    let guessed = with(&["--speculate", "8"]);
+    let with = |more: &[&str]| json(&[&prompt[..], more].concat());
+    let plain = with(&["--temperature", "0"]);
+    let guessed = with(&["--temperature", "0", "--speculate", "8"]);
     assert_eq!(guessed["samples"], plain["samples"]);
     assert!(guessed["speculation"]["accepted"].as_u64().unwrap() > 0);
     assert!(
         guessed["speculation"]["decode_steps"].as_u64()
             < plain["speculation"]["decode_steps"].as_u64()
     );
+    let plain = with(&["--n", "1"]);
     let three = with(&["--n", "3"]);
     assert_eq!(three["samples"][0], plain["samples"][0]);
     assert_eq!(three["prefixes"]["hits"], 2);
