@@ -29,7 +29,7 @@ impl<'a> StoredView<'a> {
     /// # Panics
     /// If the row is outside the tensor.
     pub fn row(&self, index: usize) -> &'a [u8] {
-        let row_bytes = self.bytes.len() / self.shape[0];
+        let row_bytes = self.bytes.len() / self.rows();
         let index = match self.pairs {
             None => index,
             Some(head_dim) => {
@@ -40,14 +40,19 @@ impl<'a> StoredView<'a> {
         &self.bytes[index * row_bytes..][..row_bytes]
     }
 
+    /// Rows; a scalar is one row of one element.
+    fn rows(&self) -> usize {
+        self.shape.first().copied().unwrap_or(1)
+    }
+
     /// The elements of a plain type widened to f32, exactly, in the model's order.
     ///
     /// # Panics
     /// If the type is not plain.
     pub fn to_f32(&self) -> Vec<f32> {
         let dtype = self.dtype.dtype().expect("a plain type");
-        let row_elements = self.bytes.len() / self.shape[0] / dtype.size();
-        let mut out = vec![0.0; self.shape[0] * row_elements];
+        let row_elements = self.bytes.len() / self.rows() / dtype.size();
+        let mut out = vec![0.0; self.rows() * row_elements];
         for (index, out) in out.chunks_exact_mut(row_elements).enumerate() {
             widen_into(dtype, self.row(index), out);
         }
@@ -130,5 +135,24 @@ pub fn widen_into(dtype: DType, bytes: &[u8], out: &mut [f32]) {
             .iter_mut()
             .zip(pairs)
             .for_each(|(y, x)| *y = f16_to_f32(x)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scalar_is_one_row() {
+        let bytes = 1.5_f32.to_le_bytes();
+        let scale = StoredView {
+            name: "k_scale",
+            dtype: StoredDType::F32,
+            shape: &[],
+            bytes: &bytes,
+            pairs: None,
+        };
+        assert_eq!(scale.to_f32(), [1.5]);
+        assert_eq!(scale.row(0), bytes);
     }
 }
