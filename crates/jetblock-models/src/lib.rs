@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod detector;
+mod digests;
 mod error;
 pub mod gguf;
 mod mlp;
@@ -13,6 +14,7 @@ mod saved_state;
 mod state;
 mod workspace;
 
+pub use digests::ModelDigests;
 pub use error::ModelError;
 pub use model::{LoadProgress, LogitRows, Model, Options, Piece, PieceResult};
 pub use state::{SequenceError, SequenceState};

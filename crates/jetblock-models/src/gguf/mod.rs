@@ -79,6 +79,13 @@ impl Gguf {
         }
     }
 
+    /// The bytes before the first tensor: all that is not weights.
+    pub(crate) fn head(&self) -> &[u8] {
+        let bytes = self.map.bytes();
+        let starts = self.header.tensors.iter().map(|t| t.bytes.start);
+        &bytes[..starts.min().unwrap_or(bytes.len())]
+    }
+
     /// Its tensors under the file's own names.
     pub fn tensors(&self) -> &[Tensor] {
         &self.header.tensors
