@@ -10,9 +10,10 @@
 //! ```
 //!
 //! Several `-` or `+` lines make a text of several lines. With a filter, which is optional, only the crate's tests with
-//! that text in their names have to fail: `causal_conv1d::` for a mutation of that op. Work happens in a copy under
-//! `target/mutants`.
+//! that text in their names have to fail: `causal_conv1d::` for a mutation of that op. A filter that chooses no test of the
+//! unbroken tree is refused: it could not tell a mutant from the original. Work happens in a copy under `target/mutants`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -46,12 +47,15 @@ pub(crate) fn run(shell: &Shell, filter: Option<&str>) -> Result<(), String> {
         "{} mutations; first the unbroken tree must pass",
         mutations.len()
     );
-    let mut packages: Vec<&str> = mutations.iter().map(|m| m.package.as_str()).collect();
-    packages.sort_unstable();
-    packages.dedup();
-    for package in &packages {
-        if !passes(&work, package, "")? {
-            return Err(format!("the unbroken tests of {package} fail"));
+    let named = |m: &Mutation| (m.package.clone(), m.filter.clone());
+    let chosen: BTreeSet<(String, String)> = mutations.iter().map(named).collect();
+    for (package, filter) in &chosen {
+        let outcome = test(&work, package, filter)?;
+        if !outcome.passed {
+            return Err(format!("the unbroken tests {filter:?} of {package} fail"));
+        }
+        if outcome.executed == 0 {
+            return Err(format!("{package} has no test with {filter:?} in its name"));
         }
     }
     let mut survivors = Vec::new();
@@ -60,7 +64,7 @@ pub(crate) fn run(shell: &Shell, filter: Option<&str>) -> Result<(), String> {
         let original = m.original(&work)?;
         fs::write(&path, original.replacen(&m.find, &m.replace, 1)).map_err(|e| e.to_string())?;
         let start = Instant::now();
-        let survived = passes(&work, &m.package, &m.filter)?;
+        let survived = test(&work, &m.package, &m.filter)?.passed;
         fs::write(&path, original).map_err(|e| e.to_string())?;
         let word = if survived { "SURVIVED" } else { "killed" };
         println!(
@@ -119,29 +123,49 @@ impl Mutation {
     }
 }
 
-/// Whether a package's tests pass. A mutant that does not compile is an error: it would prove nothing.
-fn passes(work: &Path, package: &str, filter: &str) -> Result<bool, String> {
-    let quiet = |command: &mut Command| {
-        let status = command
-            .current_dir(work)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        status.map(|s| s.success()).map_err(|e| e.to_string())
-    };
+/// How a run of tests ended.
+struct Outcome {
+    passed: bool,
+    executed: usize,
+}
+
+/// Runs a package's tests. A mutant that does not compile is an error: it would prove nothing.
+fn test(work: &Path, package: &str, filter: &str) -> Result<Outcome, String> {
     let target = work.with_file_name("build");
-    if !quiet(
-        cargo()
-            .args(["test", "--tests", "--no-run", "-p", package])
-            .env("CARGO_TARGET_DIR", &target),
-    )? {
+    let tests = |more: &[&str]| {
+        let output = cargo()
+            .args(["test", "--tests", "-p", package])
+            .args(more)
+            .env("CARGO_TARGET_DIR", &target)
+            .current_dir(work)
+            .stderr(Stdio::null())
+            .output();
+        output.map_err(|e| e.to_string())
+    };
+    if !tests(&["--no-run"])?.status.success() {
         return Err(format!("{package} does not compile with this mutation"));
     }
-    quiet(
-        cargo()
-            .args(["test", "--tests", "-p", package, "--", filter])
-            .env("CARGO_TARGET_DIR", &target),
-    )
+    let output = tests(&["--", filter])?;
+    Ok(Outcome {
+        passed: output.status.success(),
+        executed: executed(&String::from_utf8_lossy(&output.stdout)),
+    })
+}
+
+/// Tests that ran, by the last line of each test program: `test result: ok. 3 passed; 1 failed; 0 ignored; ...`.
+fn executed(output: &str) -> usize {
+    let results = output
+        .lines()
+        .filter_map(|l| l.strip_prefix("test result: "));
+    results
+        .flat_map(|result| result.split([';', '.']))
+        .filter_map(|part| {
+            let (count, word) = part.trim().split_once(' ')?;
+            (word == "passed" || word == "failed")
+                .then(|| count.parse::<usize>().ok())
+                .flatten()
+        })
+        .sum()
 }
 
 fn parse(text: &str) -> Result<Vec<Mutation>, String> {
@@ -210,4 +234,18 @@ fn copy_tree(shell: &Shell, to: &Path) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executed_tests_are_counted_over_all_programs() {
+        let text = "\nrunning 2 tests\ntest a ... ok\ntest b ... FAILED\n\n\
+            test result: FAILED. 1 passed; 1 failed; 3 ignored; 0 measured; 7 filtered out; finished in 0.01s\n\n\
+            running 0 tests\n\ntest result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out\n";
+        assert_eq!(executed(text), 6);
+        assert_eq!(executed("running 0 tests\n"), 0);
+    }
 }

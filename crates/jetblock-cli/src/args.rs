@@ -111,7 +111,7 @@ pub(crate) struct ModelArgs {
     /// Operands of matrix products [default: by the model's dtypes]
     #[arg(long, value_name = "KIND", help_heading = REQUEST)]
     pub(crate) operands: Option<Operands>,
-    /// Dtype of the key/value cache; nvfp4 needs a head_dim in sixteens [default: as the operands]
+    /// Dtype of the key/value cache; nvfp4 needs a head_dim in sixteens [default: as the operands, whatever the checkpoint names]
     #[arg(long, value_name = "DTYPE", help_heading = REQUEST)]
     pub(crate) kv: Option<Kv>,
     /// Keys in an attention block: 64, 128 or 256

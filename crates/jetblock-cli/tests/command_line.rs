@@ -93,7 +93,7 @@ Options:
 
 Part of the request (each choice has bits of its own):
       --operands <KIND>  Operands of matrix products [default: by the model's dtypes] [possible values: f32, bf16]
-      --kv <DTYPE>       Dtype of the key/value cache; nvfp4 needs a head_dim in sixteens [default: as the operands] [possible values: f32, bf16, fp8, nvfp4]
+      --kv <DTYPE>       Dtype of the key/value cache; nvfp4 needs a head_dim in sixteens [default: as the operands, whatever the checkpoint names] [possible values: f32, bf16, fp8, nvfp4]
       --split <KEYS>     Keys in an attention block: 64, 128 or 256 [default: 256]
       --hash-ties        Order equal router scores by a hash instead of by the lower expert
 
@@ -185,7 +185,7 @@ Options:
 
 Part of the request (each choice has bits of its own):
       --operands <KIND>  Operands of matrix products [default: by the model's dtypes] [possible values: f32, bf16]
-      --kv <DTYPE>       Dtype of the key/value cache; nvfp4 needs a head_dim in sixteens [default: as the operands] [possible values: f32, bf16, fp8, nvfp4]
+      --kv <DTYPE>       Dtype of the key/value cache; nvfp4 needs a head_dim in sixteens [default: as the operands, whatever the checkpoint names] [possible values: f32, bf16, fp8, nvfp4]
       --split <KEYS>     Keys in an attention block: 64, 128 or 256 [default: 256]
       --hash-ties        Order equal router scores by a hash instead of by the lower expert
 

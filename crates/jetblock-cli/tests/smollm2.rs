@@ -98,3 +98,25 @@ fn it_answers_in_english() {
     );
     assert_eq!(sample["finish_reason"], "stop_token");
 }
+
+#[test]
+fn a_text_is_evaluated_with_the_tokenizer_of_the_file() {
+    let Some(model) = model() else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = folder.path().join("text.txt");
+    std::fs::write(&text, "The capital of France is Paris, on the river Seine.").expect("written");
+    let text = text.to_str().expect("a plain path");
+    let told = json(&["eval", &model, "--text", text, "--kv", "fp8", "--json"]);
+    assert_eq!(
+        (told["tokens"].as_u64(), told["positions"].as_u64()),
+        (Some(13), Some(12))
+    );
+    let line = &told["lines"][0];
+    assert_eq!(line["kv"], "fp8");
+    // 30 layers of 3 key/value heads of 64, keys and values, a byte each.
+    assert_eq!(line["kv_bytes_per_token"], 30 * 3 * 64 * 2);
+    let perplexity = line["perplexity"].as_f64().expect("a number");
+    assert!((5.0..50.0).contains(&perplexity), "{perplexity}");
+}

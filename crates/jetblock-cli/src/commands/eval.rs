@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use jetblock_models::{LogitRows, Model, Piece, SequenceState, Workspace};
 use jetblock_ops::attention::KvDtype;
-use jetblock_runtime::{AddSpecialTokens, Tokenizer, TokenizerConfig};
+use jetblock_runtime::{AddSpecialTokens, Session};
 use jetblock_simd::Cpu;
 use serde::Serialize;
 
@@ -68,17 +68,15 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
     let folder = args.model.folder()?;
     let text = std::fs::read_to_string(&args.text)
         .with_context(|| format!("cannot read {}", args.text.display()))?;
-    let load = |kv: Kv| {
-        let args = ModelArgs {
-            kv: Some(kv),
-            ..args.model.clone()
-        };
-        args.load(&folder, output)
+    let with = |kv: Kv| ModelArgs {
+        kv: Some(kv),
+        ..args.model.clone()
     };
-    let reference = load(Kv::F32)?;
-    let tokenizer = TokenizerConfig::open(folder.path()).and_then(|config| {
-        Tokenizer::open(folder.path(), &config, reference.config().vocab_size)
-    })?;
+    let Session {
+        model: reference,
+        tokenizer,
+        ..
+    } = with(Kv::F32).load_with(&folder, output, Session::open)?;
     let ids = tokenizer.encode(&text, AddSpecialTokens::No)?;
     anyhow::ensure!(
         ids.len() > 1,
@@ -93,7 +91,7 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
     let mut lines = Vec::new();
     let mut positions = 0;
     for kv in chosen {
-        let (dtype, model) = (KvDtype::from(kv), load(kv)?);
+        let (dtype, model) = (KvDtype::from(kv), with(kv).load(&folder, output)?);
         let bar = output.progress(dtype.name(), ids.len() as u64, Unit::Items);
         let mut sums = Sums::default();
         for window in ids.chunks(args.window) {

@@ -51,6 +51,9 @@ pub struct Profile {
     pub state: StateBytes,
     /// Memory of a sequence per token.
     pub kv_per_token: KvBytes,
+    /// The format of KV caches that the checkpoint names. It is shown and not taken: a dtype that changes bits is the request's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv_named: Option<String>,
     /// How each part is run; empty for models that this version does not run.
     pub plan: Vec<Plan>,
     /// Why this version does not run it.
@@ -197,10 +200,14 @@ impl Profile {
         } else {
             None
         };
-        let profile = Profile::from_json(&text, checkpoint.as_ref())?;
-        if let (Some(checkpoint), None) = (&checkpoint, &profile.not_run) {
+        let mut profile = Profile::from_json(&text, checkpoint.as_ref())?;
+        if profile.not_run.is_none() {
+            // With the description that may stand in a file of its own.
             let config = ModelConfig::open(path)?;
-            checkpoint.check_declared(&config.tensors(), config.quantization.as_ref())?;
+            if let Some(checkpoint) = &checkpoint {
+                checkpoint.check_declared(&config.tensors(), config.quantization.as_ref())?;
+            }
+            profile.kv_named = config.quantization.and_then(|q| q.kv_cache);
         }
         Ok(profile)
     }
@@ -252,6 +259,10 @@ impl Profile {
             parts: tally.into_parts(),
             state: StateBytes::of(config),
             kv_per_token: KvBytes::of(attention, config.num_key_value_heads, config.head_dim),
+            kv_named: config
+                .quantization
+                .as_ref()
+                .and_then(|q| q.kv_cache.clone()),
             plan: plan::of(config, operands),
             not_run: None,
             attention_only: Reach {
@@ -286,6 +297,7 @@ impl Profile {
             parts: tally.into_parts(),
             state: StateBytes::default(),
             kv_per_token: KvBytes::of(layers, config.num_key_value_heads, config.head_dim),
+            kv_named: None,
             plan: Vec::new(),
             not_run: Some(reason.to_string()),
             attention_only: Reach { layers, of: layers },

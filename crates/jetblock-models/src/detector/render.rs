@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Amount, Profile};
+use crate::config::abbreviated;
 
 /// Pattern letters in a line.
 const LETTERS: usize = 50;
@@ -170,6 +171,13 @@ impl Profile {
                 grouped(size),
                 bytes(size * SHOWN_TOKENS),
                 grouped(SHOWN_TOKENS)
+            )?;
+        }
+        if let Some(named) = &self.kv_named {
+            writeln!(
+                f,
+                "  (the checkpoint names {} for keys and values; --kv asks for it)",
+                abbreviated(named)
             )?;
         }
         writeln!(

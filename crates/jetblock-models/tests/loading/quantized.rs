@@ -11,6 +11,7 @@ use jetblock_models::quantize::{Quantize, QuantizeError, Recipe, Summary};
 use jetblock_models::{LogitRows, Model, Options, Piece};
 use jetblock_numerics::max;
 use jetblock_numerics::round::f32_to_bf16;
+use jetblock_ops::attention::KvDtype;
 use jetblock_ops::linear::OperandKind;
 use jetblock_simd::Cpu;
 use jetblock_testing::{assert_bits_equal, painted};
@@ -502,6 +503,27 @@ fn tensors_that_disagree_are_named() {
     std::fs::remove_file(silent.path().join("hf_quant_config.json")).expect("removed");
     std::fs::write(silent.path().join("config.json"), with(sizes())).expect("written");
     assert_snapshot!(load_error(silent.path()), @"model.safetensors: tensor backbone.layers.1.mixer.o_proj.weight: stored as NVFP4, but the folder's configuration says nothing of quantization");
+}
+
+/// A dtype that changes bits is the request's choice.
+#[test]
+fn the_named_dtype_of_caches_is_shown_and_not_taken() {
+    let (dir, _) = quantized(&sizes(), WeightFormat::Nvfp4, Recipe::All);
+    let named = rewritten(&dir.path().join("model"), |_| ());
+    let path = named.path().join("hf_quant_config.json");
+    let text = std::fs::read_to_string(&path).expect("a description");
+    let told = text.replace(
+        r#""kv_cache_quant_algo": null"#,
+        r#""kv_cache_quant_algo": "FP8""#,
+    );
+    assert_ne!(told, text, "the description has the field");
+    std::fs::write(&path, told).expect("written");
+    let profile = Profile::open(named.path()).expect("a profile");
+    assert_eq!(profile.kv_named.as_deref(), Some("FP8"));
+    let line = "(the checkpoint names FP8 for keys and values; --kv asks for it)";
+    assert!(profile.to_string().contains(line));
+    let model = Model::load(named.path(), Options::default(), &mut |_| ()).expect("valid");
+    assert_eq!(model.kv_dtype(), KvDtype::Bf16);
 }
 
 #[test]
