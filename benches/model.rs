@@ -6,11 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use clap::Parser;
 use jetblock_benches::engine::{Engine, JetBlock, LlamaCpp, Transformers, Work};
-use jetblock_benches::{Clock, Spread, limits, machine, median, rate};
-use jetblock_simd::{HugeVec, Level};
+use jetblock_benches::{Clock, Spread, limits, machine, median, perplexity, rate};
+use jetblock_models::gguf::Gguf;
+use jetblock_simd::{Cpu, HugeVec, Level};
 use serde_json::{Value, json};
 
 /// What the read bandwidth is measured on.
@@ -20,13 +21,13 @@ const ENGINES: [&str; 3] = ["JetBlock", "llama.cpp", "transformers"];
 #[derive(Parser)]
 #[command(about = "Whole models in JetBlock, llama.cpp and transformers, in alternating turns")]
 struct Args {
-    /// Model folders; `benches/peers/make_model.py` makes the two of the published figures.
+    /// Model folders or GGUF files; `benches/peers/make_model.py` makes the two folders of the published figures.
     #[arg(required = true)]
     models: Vec<PathBuf>,
-    /// Folder with llama.cpp's llama-bench and llama-batched-bench.
-    #[arg(long, value_name = "FOLDER", requires = "gguf")]
+    /// Folder with llama.cpp's llama-bench, llama-batched-bench and, for --text, llama-perplexity.
+    #[arg(long, value_name = "FOLDER")]
     llama_cpp: Option<PathBuf>,
-    /// The models as GGUF files for llama.cpp, in the same order, separated by commas.
+    /// The models as GGUF files for llama.cpp, in the same order, separated by commas [default: the models].
     #[arg(
         long,
         value_name = "FILES",
@@ -34,6 +35,12 @@ struct Args {
         requires = "llama_cpp"
     )]
     gguf: Vec<PathBuf>,
+    /// Also compare the perplexity of this text with llama.cpp's.
+    #[arg(long, value_name = "FILE", requires = "llama_cpp")]
+    text: Option<PathBuf>,
+    /// Tokens of a piece of the text; those of its second half are predicted.
+    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    piece: usize,
     /// A Python interpreter that has torch and transformers.
     #[arg(long, value_name = "FILE")]
     python: Option<PathBuf>,
@@ -74,6 +81,15 @@ struct Row {
     speeds: [Vec<f64>; ENGINES.len()],
 }
 
+/// What two engines think of the same text.
+struct PerplexityRow {
+    model: String,
+    pieces: usize,
+    piece_len: usize,
+    jetblock: f64,
+    llama_cpp: f64,
+}
+
 /// What was found out about the machine, one value a turn.
 #[derive(Default)]
 struct Conditions {
@@ -88,6 +104,7 @@ fn main() -> anyhow::Result<()> {
         positive.iter().chain(&args.batch).all(|&n| n > 0),
         "--turns, --prompt, --batch, --steps and --context are at least 1"
     );
+    ensure!(args.piece >= 4, "--piece is at least 4");
     ensure!(
         args.gguf.is_empty() || args.gguf.len() == args.models.len(),
         "{} GGUF files for {} models, expected one each",
@@ -97,18 +114,20 @@ fn main() -> anyhow::Result<()> {
     let mut conditions = Conditions::default();
     let mut report = Report {
         rows: Vec::new(),
+        perplexities: Vec::new(),
         notes: Vec::new(),
         level: args.isa.unwrap_or_else(Level::best),
         turns: args.turns,
     };
     for (i, folder) in args.models.iter().enumerate() {
-        measure(
-            &args,
-            folder,
-            args.gguf.get(i),
-            &mut conditions,
-            &mut report,
-        )?;
+        let own = Some(folder).filter(|path| Gguf::is_named(path));
+        let gguf = args.gguf.get(i).or(own);
+        if let Some(text) = &args.text {
+            report
+                .perplexities
+                .push(compare_perplexity(&args, text, folder, gguf)?);
+        }
+        measure(&args, folder, gguf, &mut conditions, &mut report)?;
     }
     if args.json {
         println!("{:#}", report.json(&conditions));
@@ -116,6 +135,50 @@ fn main() -> anyhow::Result<()> {
         report.print(&conditions);
     }
     Ok(())
+}
+
+/// A model's perplexity in JetBlock and llama.cpp.
+fn compare_perplexity(
+    args: &Args,
+    text: &Path,
+    folder: &Path,
+    gguf: Option<&PathBuf>,
+) -> anyhow::Result<PerplexityRow> {
+    let (Some(bin), Some(gguf)) = (&args.llama_cpp, gguf) else {
+        bail!("--text needs the models as GGUF files and --llama-cpp");
+    };
+    let name = name(folder);
+    eprintln!("{name}: perplexity");
+    let (level, threads) = (args.isa.unwrap_or_else(Level::best), machine::cores());
+    // The peer first: whether its program is there shows at once.
+    let llama_cpp = perplexity::of_llama_cpp(bin, gguf, text, args.piece, threads)?;
+    let cpu = Cpu::new(threads, level)?;
+    let jetblock = perplexity::of_jetblock(folder, text, args.piece, &cpu)?;
+    ensure!(
+        jetblock.pieces == llama_cpp.pieces,
+        "{name}: {} has {} pieces of {} tokens, but llama.cpp counts {}: the tokenizers disagree",
+        text.display(),
+        jetblock.pieces,
+        args.piece,
+        llama_cpp.pieces
+    );
+    Ok(PerplexityRow {
+        model: name,
+        pieces: jetblock.pieces,
+        piece_len: args.piece,
+        jetblock: jetblock.value,
+        llama_cpp: llama_cpp.value,
+    })
+}
+
+fn name(folder: &Path) -> String {
+    let name = match Gguf::is_named(folder) {
+        true => folder.file_stem(),
+        false => folder.file_name(),
+    };
+    name.unwrap_or(folder.as_os_str())
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// One model in all engines.
@@ -126,14 +189,14 @@ fn measure(
     conditions: &mut Conditions,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let name = folder.file_name().unwrap_or(folder.as_os_str());
-    let name = name.to_string_lossy().into_owned();
+    let name = name(folder);
     let level = report.level;
     let mut places: [Place; ENGINES.len()] = [
         Ok(Box::new(JetBlock::load(folder, level)?)),
         match (&args.llama_cpp, gguf) {
             (Some(bin), Some(gguf)) => place(LlamaCpp::new(bin, gguf)),
-            _ => Err("no --llama-cpp".into()),
+            (Some(_), None) => Err("no --gguf".into()),
+            (None, _) => Err("no --llama-cpp".into()),
         },
         match &args.python {
             Some(python) => place(Transformers::start(python, folder)),
@@ -207,6 +270,7 @@ fn place<E: Engine + 'static>(engine: anyhow::Result<E>) -> Place {
 
 struct Report {
     rows: Vec<Row>,
+    perplexities: Vec<PerplexityRow>,
     /// Which builds ran, and why others did not.
     notes: Vec<String>,
     level: Level,
@@ -263,12 +327,25 @@ impl Report {
                 )),
         );
         self.notes.iter().for_each(|note| println!("{note}"));
+        for p in &self.perplexities {
+            println!(
+                "{}: perplexity over {} pieces of {} tokens: JetBlock {:.3}, llama.cpp {:.3}, ratio {:.4}",
+                p.model,
+                p.pieces,
+                p.piece_len,
+                p.jetblock,
+                p.llama_cpp,
+                p.jetblock / p.llama_cpp
+            );
+        }
         println!(
             "\ntokens/s, medians of {} turns; ratios are of the same turn [quartiles]",
             self.turns
         );
+        let width = self.rows.iter().map(|row| row.model.len()).max();
+        let width = width.unwrap_or(0).max("model".len());
         println!(
-            "{:12} {:>7}  {:16} {:>9} {:>10} {:>13}  over the best peer",
+            "{:width$} {:>7}  {:16} {:>9} {:>10} {:>13}  over the best peer",
             "model", "threads", "work", ENGINES[0], ENGINES[1], ENGINES[2]
         );
         for row in &self.rows {
@@ -277,7 +354,7 @@ impl Report {
                 None => "not run".into(),
             };
             println!(
-                "{:12} {:>7}  {:16} {:>9} {:>10} {:>13}  {}",
+                "{:width$} {:>7}  {:16} {:>9} {:>10} {:>13}  {}",
                 row.model,
                 row.threads,
                 row.work.to_string(),
@@ -321,6 +398,12 @@ impl Report {
                 "over_threads": first, "ratio": spread(ratio),
             })
         });
+        let perplexities = self.perplexities.iter().map(|p| {
+            json!({
+                "model": p.model, "pieces": p.pieces, "piece_len": p.piece_len,
+                "jetblock": p.jetblock, "llama_cpp": p.llama_cpp,
+            })
+        });
         json!({
             "machine": {
                 "processor": machine::processor(),
@@ -331,6 +414,7 @@ impl Report {
             },
             "turns": self.turns,
             "engines": self.notes,
+            "perplexity": perplexities.collect::<Vec<_>>(),
             "rows": rows.collect::<Vec<_>>(),
             "jetblock_scaling": scaling.collect::<Vec<_>>(),
         })

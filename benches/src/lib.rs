@@ -7,6 +7,7 @@
 pub mod engine;
 pub mod limits;
 pub mod machine;
+pub mod perplexity;
 
 use std::time::{Duration, Instant};
 

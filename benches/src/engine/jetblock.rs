@@ -12,7 +12,7 @@ use jetblock_simd::{Cpu, Level};
 
 use super::{Engine, Work};
 
-/// A model folder, packed.
+/// A model, packed.
 pub struct JetBlock {
     model: Model,
     workspace: Workspace,
@@ -24,7 +24,7 @@ pub struct JetBlock {
 }
 
 impl JetBlock {
-    /// Loads a model folder.
+    /// Loads a model folder or a GGUF file.
     pub fn load(folder: &Path, level: Level) -> anyhow::Result<JetBlock> {
         let model = Model::load(folder, Options::default(), &mut |_| ())
             .with_context(|| format!("cannot load {}", folder.display()))?;
