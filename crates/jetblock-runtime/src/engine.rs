@@ -149,8 +149,11 @@ struct Sequence {
 }
 
 impl Sequence {
+    /// Tokens that are drawn or given and not fed yet.
     fn pending(&self) -> usize {
-        self.tokens.len() - self.state.tokens()
+        let pending = self.tokens.len() - self.state.tokens();
+        assert!(pending > 0, "a sequence with nothing to feed never ends");
+        pending
     }
     fn output(&self) -> &[u32] {
         &self.tokens[self.request.prompt.len()..]

@@ -145,15 +145,19 @@ fn samples_of_one_prompt_compute_it_once() {
 /// The state after some tokens.
 fn fed(model: &Model, tokens: &[u32]) -> SequenceState {
     let mut state = model.new_state();
+    feed(model, &mut state, tokens);
+    state
+}
+
+fn feed(model: &Model, state: &mut SequenceState, tokens: &[u32]) {
     let piece = Piece {
-        state: &mut state,
+        state,
         ids: tokens,
         logits: LogitRows::None,
     };
     model
         .forward(&mut [piece], &Cpu::single(), &mut model.workspace())
         .expect("valid tokens");
-    state
 }
 
 /// Bytes of the kept states, each block counted once.
@@ -204,6 +208,24 @@ fn shared_bytes(state: &SequenceState) -> usize {
     let mut sum = 0;
     state.visit_shared(&mut |_, bytes| sum += bytes);
     sum
+}
+
+#[test]
+fn shared_blocks_count_once() {
+    let model = model();
+    // A block holds the keys of 64 tokens: the first is in both states.
+    let tokens = prompt(80);
+    let mut state = fed(&model, &tokens[..70]);
+    let mut cache = PrefixCache::new(1 << 30);
+    cache.keep(&tokens[..70], &state);
+    feed(&model, &mut state, &tokens[70..]);
+    cache.keep(&tokens, &state);
+    let apart = |(tokens, state): (&[u32], &SequenceState)| {
+        size_of_val(tokens) + state.unshared_bytes() + shared_bytes(state)
+    };
+    let apart: usize = cache.states().into_iter().map(apart).sum();
+    assert!(cache.stats().bytes < apart, "a block is shared");
+    assert_eq!(cache.stats().bytes, counted(&cache));
 }
 
 #[test]
