@@ -54,6 +54,7 @@ struct DotPairs {
 
 impl Kernel for DotPairs {
     type Output = f64;
+    const DOTS_PAIRS: bool = true;
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f64 {
         let one = simd.load_pairs(&black_box([0x3F80_3F80; 16]));

@@ -105,6 +105,7 @@ struct OneRow<'a> {
 
 impl Kernel for OneRow<'_> {
     type Output = ();
+    const DOTS_PAIRS: bool = true;
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let OneRow {
@@ -133,6 +134,7 @@ struct Task<'a> {
 
 impl Kernel for Task<'_> {
     type Output = ();
+    const DOTS_PAIRS: bool = true;
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         let count = self.rows.len();

@@ -27,6 +27,8 @@ pub enum Level {
 pub trait Kernel {
     /// What it returns.
     type Output;
+    /// Whether it calls [`Simd::dot_pairs`]. What does not is compiled for AVX-512 once, not once more for AVX-512 BF16.
+    const DOTS_PAIRS: bool = false;
     /// The computation.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
@@ -106,8 +108,13 @@ impl Level {
             }
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 if x86::has_avx512_bf16() => {
-                // SAFETY: the guard checked the features of `run_avx512_bf16`.
-                unsafe { x86::run_avx512_bf16(kernel) }
+                if K::DOTS_PAIRS {
+                    // SAFETY: the guard checked the features of `run_avx512_bf16`.
+                    unsafe { x86::run_avx512_bf16(kernel) }
+                } else {
+                    // SAFETY: the guard checked more than the features of `run_avx512`.
+                    unsafe { x86::run_avx512(kernel) }
+                }
             }
             #[cfg(target_arch = "aarch64")]
             Level::Neon if self.is_available() => {

@@ -45,6 +45,7 @@ struct Probe<'a> {
 
 impl Kernel for Probe<'_> {
     type Output = Vec<u32>;
+    const DOTS_PAIRS: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Vec<u32> {

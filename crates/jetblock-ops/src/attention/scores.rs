@@ -139,6 +139,7 @@ pub(super) struct ScorePanel<'a, K: QkKind, const ROWS: usize> {
 
 impl<K: QkKind, const ROWS: usize> Kernel for ScorePanel<'_, K, ROWS> {
     type Output = ();
+    const DOTS_PAIRS: bool = K::WIDTH == 2;
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {

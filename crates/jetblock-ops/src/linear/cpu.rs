@@ -3,6 +3,7 @@
 //! Lanes run over outputs. A task walks its panels; in each it takes k blocks of 256 in turn (a block of the panel
 //! stays in the nearest caches) and brings all its rows over the block, a few rows at a time in registers.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use jetblock_numerics::reduce::K_BLOCK;
@@ -11,8 +12,9 @@ use jetblock_simd::{Cpu, Kernel, Level, Simd, TileMut, tiles};
 
 use super::pack::{PANEL, PanelRow, Panels};
 use super::prepare::Operands;
-use super::quantized::{self, QuantizedPanels};
-use super::{Epilogue, LinearJob, PackedMatrix, Prepared, Rows};
+use super::quantized::cpu::{CodeFormat, E4m3, I8, Nibbles, Product, Side, Values};
+use super::quantized::{self, Codes, QuantizedPanels};
+use super::{Epilogue, LinearJob, OperandKind, PackedMatrix, Prepared, Rows};
 use crate::row::store_part;
 
 /// Rows whose totals a task keeps at once: 64 KiB.
@@ -34,7 +36,7 @@ pub(super) fn run(cpu: &Cpu, jobs: Vec<LinearJob<'_>>) {
     for (job, pieces) in jobs.into_iter().zip(pieces) {
         cut(job, pieces, &mut tasks);
     }
-    cpu.par_items(tasks, |task| cpu.run(task));
+    cpu.par_items(tasks, |task| task.run(cpu));
 }
 
 /// A part of a job: some panels of some rows.
@@ -114,25 +116,100 @@ fn cut<'a>(job: LinearJob<'a>, pieces: usize, tasks: &mut Vec<Task<'a>>) {
     }
 }
 
-impl Kernel for Task<'_> {
+impl<'a> Task<'a> {
+    /// Each storage format is a kernel of its own: all of them in one function would take the compiler minutes.
+    fn run(self, cpu: &Cpu) {
+        let x = self.x;
+        match self.weight.panels() {
+            Panels::Pairs(panels) => self.walk::<Pairs>(cpu, panels, x.pairs()),
+            Panels::F32(panels) => self.walk::<F32>(cpu, panels, x.values()),
+            Panels::Bf16(panels) => self.walk::<Bf16>(cpu, panels, x.values()),
+            Panels::F16(panels) => self.walk::<F16>(cpu, panels, x.values()),
+            Panels::Quantized(panels) => match (x.kind(), panels.codes()) {
+                (OperandKind::Bf16, Codes::E4m3) => {
+                    self.walk_quantized::<quantized::cpu::Pairs, E4m3>(cpu, panels, x.pairs())
+                }
+                (OperandKind::Bf16, Codes::I8) => {
+                    self.walk_quantized::<quantized::cpu::Pairs, I8>(cpu, panels, x.pairs())
+                }
+                (OperandKind::Bf16, _) => {
+                    self.walk_quantized::<quantized::cpu::Pairs, Nibbles>(cpu, panels, x.pairs())
+                }
+                (OperandKind::F32, Codes::E4m3) => {
+                    self.walk_quantized::<Values, E4m3>(cpu, panels, x.values())
+                }
+                (OperandKind::F32, Codes::I8) => {
+                    self.walk_quantized::<Values, I8>(cpu, panels, x.values())
+                }
+                (OperandKind::F32, _) => {
+                    self.walk_quantized::<Values, Nibbles>(cpu, panels, x.values())
+                }
+            },
+        }
+    }
+
+    fn walk<W: Weight>(self, cpu: &Cpu, panels: &'a [PanelRow<W::Cell>], x: Operands<'a, W::X>) {
+        cpu.run(Walk::<W> {
+            task: self,
+            panels,
+            x,
+        });
+    }
+
+    fn walk_quantized<X: Side, C: CodeFormat>(
+        self,
+        cpu: &Cpu,
+        panels: &'a QuantizedPanels,
+        x: Operands<'a, X::Word>,
+    ) {
+        cpu.run(WalkQuantized::<X, C> {
+            task: self,
+            panels,
+            x,
+            codes: PhantomData,
+        });
+    }
+}
+
+/// A task over weights of one format.
+struct Walk<'a, W: Weight> {
+    task: Task<'a>,
+    panels: &'a [PanelRow<W::Cell>],
+    x: Operands<'a, W::X>,
+}
+
+impl<W: Weight> Kernel for Walk<'_, W> {
     type Output = ();
+    const DOTS_PAIRS: bool = W::K_STEP == 2;
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let x = self.x;
-        match self.weight.panels() {
-            Panels::Pairs(rows) => self.walk::<S, Pairs>(simd, rows, x.pairs()),
-            Panels::F32(rows) => self.walk::<S, F32>(simd, rows, x.values()),
-            Panels::Bf16(rows) => self.walk::<S, Bf16>(simd, rows, x.values()),
-            Panels::F16(rows) => self.walk::<S, F16>(simd, rows, x.values()),
-            Panels::Quantized(panels) => self.walk_quantized(simd, panels),
-        }
+        let Walk { task, panels, x } = self;
+        task.walk_panels::<S, W>(simd, panels, x);
+    }
+}
+
+/// A task over codes of one format.
+struct WalkQuantized<'a, X: Side, C> {
+    task: Task<'a>,
+    panels: &'a QuantizedPanels,
+    x: Operands<'a, X::Word>,
+    codes: PhantomData<C>,
+}
+
+impl<X: Side, C: CodeFormat> Kernel for WalkQuantized<'_, X, C> {
+    type Output = ();
+    const DOTS_PAIRS: bool = X::DOTS_PAIRS;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        self.task.walk_codes::<S, X, C>(simd, self.panels, self.x);
     }
 }
 
 impl Task<'_> {
     #[inline(always)]
-    fn walk<S: Simd, W: Weight>(
+    fn walk_panels<S: Simd, W: Weight>(
         mut self,
         simd: S,
         panels: &[PanelRow<W::Cell>],
@@ -188,14 +265,18 @@ impl Task<'_> {
     }
 
     #[inline(always)]
-    fn walk_quantized<S: Simd>(mut self, simd: S, panels: &QuantizedPanels) {
+    fn walk_codes<S: Simd, X: Side, C: CodeFormat>(
+        mut self,
+        simd: S,
+        panels: &QuantizedPanels,
+        x: Operands<'_, X::Word>,
+    ) {
         let mut totals = vec![[0.0; PANEL]; self.rows.len().min(ROW_CHUNK)];
         let mut first = 0;
         while first < self.rows.len() {
             let count = ROW_CHUNK.min(self.rows.len() - first);
             let totals = &mut totals[..count];
-            let mut product =
-                quantized::cpu::Product::new(panels, self.x, &self.rows, first, count);
+            let mut product = Product::<X>::new(panels, x, self.x.k(), &self.rows, first, count);
             for panel in self.panels.clone() {
                 let mut ending = Ending::new(
                     self.bias,
@@ -204,7 +285,7 @@ impl Task<'_> {
                     self.panels.start,
                     &mut self.out,
                 );
-                product.totals(simd, panel, totals);
+                product.totals::<S, C>(simd, panel, totals);
                 for i in 0..count {
                     ending.store(simd, first + i, &totals[i]);
                 }

@@ -10,9 +10,9 @@ use jetblock_numerics::Lanes;
 use jetblock_numerics::reduce::K_BLOCK;
 use jetblock_simd::{Level, Simd};
 
+use super::super::Rows;
 use super::super::pack::{PANEL, PanelRow};
-use super::super::prepare::{Operands, Prepared};
-use super::super::{OperandKind, Rows};
+use super::super::prepare::Operands;
 use super::panels::{QuantizedPanels, Scales};
 use super::{Codes, operand};
 
@@ -24,9 +24,10 @@ const LINE: usize = 16;
 const DIRECT_ROWS: usize = 4;
 
 /// Some rows of x on their way through panels.
-pub(in super::super) struct Product<'a> {
+pub(in super::super) struct Product<'a, X: Side> {
     panels: &'a QuantizedPanels,
-    x: &'a Prepared,
+    x: Operands<'a, X::Word>,
+    k: usize,
     rows: &'a Rows<'a>,
     first_row: usize,
     /// `[rows, K / block]`: the chains over x with codes 1, for formats with offsets.
@@ -37,75 +38,47 @@ pub(in super::super) struct Product<'a> {
     decoded: Vec<PanelRow<u32>>,
 }
 
-impl<'a> Product<'a> {
+impl<'a, X: Side> Product<'a, X> {
     /// For rows `first_row..first_row + count` of the list.
     pub(in super::super) fn new(
         panels: &'a QuantizedPanels,
-        x: &'a Prepared,
+        x: Operands<'a, X::Word>,
+        k: usize,
         rows: &'a Rows<'a>,
         first_row: usize,
         count: usize,
-    ) -> Product<'a> {
-        let mut product = Product {
+    ) -> Product<'a, X> {
+        let mut sums = Vec::new();
+        if let Some(blocks) = panels.format.blocks.filter(|b| b.offset.is_some()) {
+            let words = blocks.len / 2 * X::STEP;
+            for row in first_row..first_row + count {
+                let x = x.run(rows.at(row), 0, k / blocks.len * words);
+                sums.extend(x.chunks_exact(words).map(X::sum));
+            }
+        }
+        Product {
             panels,
             x,
+            k,
             rows,
             first_row,
-            sums: Vec::new(),
+            sums,
             scales: [[0.0; PANEL]; MAX_BLOCKS],
             offsets: [[0.0; PANEL]; MAX_BLOCKS],
             decoded: Vec::new(),
-        };
-        if let Some(blocks) = panels.format.blocks.filter(|b| b.offset.is_some()) {
-            for row in first_row..first_row + count {
-                match x.kind() {
-                    OperandKind::Bf16 => product.sum_row::<Pairs>(x.pairs(), row, blocks.len),
-                    OperandKind::F32 => product.sum_row::<Values>(x.values(), row, blocks.len),
-                }
-            }
         }
-        product
-    }
-
-    fn sum_row<X: Side>(&mut self, x: Operands<'_, X::Word>, row: usize, block: usize) {
-        let words = block / 2 * X::STEP;
-        let blocks = self.x.k() / block;
-        let x = x.run(self.rows.at(row), 0, blocks * words);
-        self.sums.extend(x.chunks_exact(words).map(X::sum));
     }
 
     /// The totals of one panel for all rows, times the outputs' factors.
     #[inline(always)]
-    pub(in super::super) fn totals<S: Simd>(
+    pub(in super::super) fn totals<S: Simd, C: CodeFormat>(
         &mut self,
         simd: S,
         panel: usize,
         totals: &mut [[f32; PANEL]],
     ) {
-        let codes = self.panels.format.codes;
-        let x = self.x;
-        match (x.kind(), codes) {
-            (OperandKind::Bf16, Codes::E4m3) => {
-                self.walk::<S, Pairs, _>(simd, E4m3, x.pairs(), panel, totals)
-            }
-            (OperandKind::Bf16, Codes::I8) => {
-                self.walk::<S, Pairs, _>(simd, I8, x.pairs(), panel, totals)
-            }
-            (OperandKind::Bf16, _) => {
-                let nibbles = Nibbles::new(simd, codes);
-                self.walk::<S, Pairs, _>(simd, nibbles, x.pairs(), panel, totals);
-            }
-            (OperandKind::F32, Codes::E4m3) => {
-                self.walk::<S, Values, _>(simd, E4m3, x.values(), panel, totals)
-            }
-            (OperandKind::F32, Codes::I8) => {
-                self.walk::<S, Values, _>(simd, I8, x.values(), panel, totals)
-            }
-            (OperandKind::F32, _) => {
-                let nibbles = Nibbles::new(simd, codes);
-                self.walk::<S, Values, _>(simd, nibbles, x.values(), panel, totals);
-            }
-        }
+        let decode = C::decoder(simd, self.panels.format.codes);
+        self.walk(simd, decode, panel, totals);
         let factors = &self.panels.factors[panel * PANEL..][..PANEL];
         for i in 0..totals.len() {
             let mut at = 0;
@@ -118,15 +91,14 @@ impl<'a> Product<'a> {
     }
 
     #[inline(always)]
-    fn walk<S: Simd, X: Side, D: Decode<S>>(
+    fn walk<S: Simd, D: Decode<S>>(
         &mut self,
         simd: S,
         decode: D,
-        x: Operands<'_, X::Word>,
         panel: usize,
         totals: &mut [[f32; PANEL]],
     ) {
-        let k = self.x.k();
+        let (x, k) = (self.x, self.k);
         let per_word = 2 * D::STEPS;
         let words = k.div_ceil(per_word);
         let block_words = K_BLOCK / per_word;
@@ -214,8 +186,14 @@ fn decode_block<S: Simd, D: Decode<S>>(
     }
 }
 
+/// How the words of some code formats are decoded.
+pub(in super::super) trait CodeFormat {
+    type Decoder<S: Simd>: Decode<S>;
+    fn decoder<S: Simd>(simd: S, codes: Codes) -> Self::Decoder<S>;
+}
+
 /// A word of codes as operand pairs, one step along k after another.
-trait Decode<S: Simd>: Copy {
+pub(in super::super) trait Decode<S: Simd>: Copy {
     /// Steps, of two k each, in a word.
     const STEPS: usize;
     /// The pair of the word's first step.
@@ -230,21 +208,25 @@ fn shift<S: Simd, const BITS: u32>(simd: S, word: S::Pairs) -> S::Pairs {
 }
 
 /// Any 4-bit code.
-#[derive(Clone, Copy)]
-struct Nibbles<T>(T);
+pub(in super::super) struct Nibbles;
 
-impl<T> Nibbles<T> {
+impl CodeFormat for Nibbles {
+    type Decoder<S: Simd> = Table<S::Table>;
     #[inline(always)]
-    fn new<S: Simd<Table = T>>(simd: S, codes: Codes) -> Nibbles<T> {
+    fn decoder<S: Simd>(simd: S, codes: Codes) -> Table<S::Table> {
         let mut values = [0; 16];
         for code in 0..16 {
             values[code] = operand(codes, code as u8);
         }
-        Nibbles(simd.table(&values))
+        Table(simd.table(&values))
     }
 }
 
-impl<S: Simd> Decode<S> for Nibbles<S::Table> {
+/// The operands of sixteen codes.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Table<T>(T);
+
+impl<S: Simd> Decode<S> for Table<S::Table> {
     const STEPS: usize = 4;
     #[inline(always)]
     fn pair(self, simd: S, word: S::Pairs) -> S::Pairs {
@@ -257,7 +239,15 @@ impl<S: Simd> Decode<S> for Nibbles<S::Table> {
 }
 
 #[derive(Clone, Copy)]
-struct E4m3;
+pub(in super::super) struct E4m3;
+
+impl CodeFormat for E4m3 {
+    type Decoder<S: Simd> = E4m3;
+    #[inline(always)]
+    fn decoder<S: Simd>(_: S, _: Codes) -> E4m3 {
+        E4m3
+    }
+}
 
 impl<S: Simd> Decode<S> for E4m3 {
     const STEPS: usize = 2;
@@ -272,7 +262,15 @@ impl<S: Simd> Decode<S> for E4m3 {
 }
 
 #[derive(Clone, Copy)]
-struct I8;
+pub(in super::super) struct I8;
+
+impl CodeFormat for I8 {
+    type Decoder<S: Simd> = I8;
+    #[inline(always)]
+    fn decoder<S: Simd>(_: S, _: Codes) -> I8 {
+        I8
+    }
+}
 
 impl<S: Simd> Decode<S> for I8 {
     const STEPS: usize = 2;
@@ -303,7 +301,9 @@ impl<S: Simd> Decode<S> for Decoded {
 }
 
 /// The activations' side of an operand kind.
-trait Side {
+pub(in super::super) trait Side {
+    /// Whether it uses the pair instruction.
+    const DOTS_PAIRS: bool;
     type Word: Copy;
     /// Words in a step of two k.
     const STEP: usize;
@@ -316,9 +316,10 @@ trait Side {
     fn sum(x: &[Self::Word]) -> f32;
 }
 
-struct Pairs;
+pub(in super::super) struct Pairs;
 
 impl Side for Pairs {
+    const DOTS_PAIRS: bool = true;
     type Word = u32;
     const STEP: usize = 1;
     type Vector<S: Simd> = S::Pairs;
@@ -340,9 +341,10 @@ impl Side for Pairs {
     }
 }
 
-struct Values;
+pub(in super::super) struct Values;
 
 impl Side for Values {
+    const DOTS_PAIRS: bool = false;
     type Word = f32;
     const STEP: usize = 2;
     type Vector<S: Simd> = [S::F; 2];
@@ -421,6 +423,8 @@ impl<X: Copy> Block<'_, X> {
     ) {
         let most = match S::LEVEL {
             Level::Avx512Bf16 => 6,
+            // Pairs that are taken apart need registers.
+            Level::Avx512 if !W::DOTS_PAIRS => 6,
             Level::Scalar => 1,
             _ => 4,
         };

@@ -136,6 +136,11 @@ fn widen_e4m3<S: Simd>(code: <S::F as Lanes>::Int) -> S::F {
 }
 
 impl QuantizedPanels {
+    /// What its codes stand for.
+    pub(in super::super) fn codes(&self) -> Codes {
+        self.format.codes
+    }
+
     /// Memory in bytes, padding included.
     pub(in super::super) fn bytes(&self) -> usize {
         size_of_val(&self.codes[..])
