@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from . import generation, goldens, models, selfcheck
+from . import generation, goldens, models, receipt, selfcheck
 from .report import Report
 
 
@@ -15,6 +15,7 @@ def main():
     models.run(report, root)
     if binary := models.find_binary(root):
         generation.run(report, root, binary)
+        receipt.run(report, root, binary)
     return report.finish()
 
 

@@ -64,6 +64,7 @@ class Model:
         self.tensors = {name: value for name, (_, value) in tensors.items()}
         self.formats = {name: kind for name, (kind, _) in tensors.items()}
         self.kv, self.split, self.tie_rule, self.odd_first = kv, split, tie_rule, odd_first
+        self.seen = None                   # a list is given the hidden states of a step after each layer
         c = self.config
         self.q_heads = c["num_attention_heads"]
         self.kv_heads = c.get("num_key_value_heads") or self.q_heads
@@ -208,6 +209,8 @@ class Model:
             else:
                 y = self.mixers[i](u)
             h = canonical(h + y)
+            if self.seen is not None:
+                self.seen.append(h)
         state["tokens"] += len(ids)
         return self.head(reduce.rms_norm(h, self.tensors[self.last_norm], self.eps))
 

@@ -11,7 +11,9 @@ use jetblock_ops::linear::OperandKind;
 use jetblock_simd::{Cpu, Level};
 
 use crate::bundled::Folder;
-use crate::commands::{bench, demo, eval, fetch, generate, logits, profile, quantize, verify};
+use crate::commands::{
+    bench, demo, diff, eval, fetch, generate, logits, profile, quantize, verify,
+};
 use crate::output::{Output, Unit};
 
 /// Runs language models (Nemotron-H, Nemotron 3, Llama and its relatives) so that the same request gives
@@ -40,8 +42,10 @@ pub(crate) enum Command {
     Demo(demo::Args),
     /// Continue a prompt or answer a chat
     Generate(Box<generate::Args>),
-    /// Check that a model's bits do not depend on batch, prompt split, threads or instruction set
+    /// Check that a model's bits do not depend on batch, prompt split, threads or instruction set, or that a receipt is true
     Verify(verify::Args),
+    /// Compare two receipts: the first difference, and which recorded fact explains it
+    Diff(diff::Args),
     /// Measure speed
     Bench(bench::Args),
     /// Write the logits of given tokens to a .npy file
@@ -114,9 +118,9 @@ pub(crate) struct ModelArgs {
     /// Dtype of the key/value cache; nvfp4 needs a head_dim in sixteens [default: as the operands, whatever the checkpoint names]
     #[arg(long, value_name = "DTYPE", help_heading = REQUEST)]
     pub(crate) kv: Option<Kv>,
-    /// Keys in an attention block: 64, 128 or 256
-    #[arg(long, value_name = "KEYS", default_value_t = Options::default().split, help_heading = REQUEST)]
-    pub(crate) split: usize,
+    /// Keys in an attention block: 64, 128 or 256 [default: 256]
+    #[arg(long, value_name = "KEYS", help_heading = REQUEST)]
+    pub(crate) split: Option<usize>,
     /// Order equal router scores by a hash instead of by the lower expert
     #[arg(long, help_heading = REQUEST)]
     pub(crate) hash_ties: bool,
@@ -157,14 +161,20 @@ impl ModelArgs {
 
     /// Loading options.
     pub(crate) fn options(&self) -> Options {
+        self.options_over(Options::default())
+    }
+
+    /// Loading options where others hold unless the command line says otherwise.
+    fn options_over(&self, others: Options) -> Options {
+        let operands = self.operands.map(|operands| match operands {
+            Operands::F32 => OperandKind::F32,
+            Operands::Bf16 => OperandKind::Bf16,
+        });
         Options {
-            operands: self.operands.map(|operands| match operands {
-                Operands::F32 => OperandKind::F32,
-                Operands::Bf16 => OperandKind::Bf16,
-            }),
-            kv_dtype: self.kv.map(KvDtype::from),
-            split: self.split,
-            hash_ties: self.hash_ties,
+            operands: operands.or(others.operands),
+            kv_dtype: self.kv.map(KvDtype::from).or(others.kv_dtype),
+            split: self.split.unwrap_or(others.split),
+            hash_ties: self.hash_ties || others.hash_ties,
         }
     }
 
@@ -183,8 +193,23 @@ impl ModelArgs {
     where
         E: std::error::Error + Send + Sync + 'static,
     {
+        self.load_over(Options::default(), folder, output, open)
+    }
+
+    /// [`ModelArgs::load_with`], with options that hold unless the command line says otherwise.
+    pub(crate) fn load_over<T, E>(
+        &self,
+        others: Options,
+        folder: &Folder,
+        output: &Output,
+        open: impl FnOnce(&Path, Options, &mut dyn FnMut(LoadProgress)) -> Result<T, E>,
+    ) -> anyhow::Result<T>
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
         let bar = output.progress("loading", 0, Unit::Bytes);
-        let opened = open(folder.path(), self.options(), &mut |progress| {
+        let options = self.options_over(others);
+        let opened = open(folder.path(), options, &mut |progress| {
             bar.set_length(progress.total);
             bar.set_position(progress.done);
         })

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => commands::demo::run(&args, &cli.global, &output),
         Command::Generate(args) => commands::generate::run(&args, &cli.global, &output),
         Command::Verify(args) => commands::verify::run(&args, &cli.global, &output),
+        Command::Diff(args) => commands::diff::run(&args, &output),
         Command::Bench(args) => commands::bench::run(&args, &cli.global, &output),
         Command::Logits(args) => commands::logits::run(&args, &cli.global, &output),
         Command::Eval(args) => commands::eval::run(&args, &cli.global, &output),

@@ -50,7 +50,8 @@ Usage: jetblock [OPTIONS] <COMMAND>
 Commands:
   demo      See it work: the bundled model writes, and its bits are checked under many schedules
   generate  Continue a prompt or answer a chat
-  verify    Check that a model's bits do not depend on batch, prompt split, threads or instruction set
+  verify    Check that a model's bits do not depend on batch, prompt split, threads or instruction set, or that a receipt is true
+  diff      Compare two receipts: the first difference, and which recorded fact explains it
   bench     Measure speed
   logits    Write the logits of given tokens to a .npy file
   eval      Measure what each dtype of the key/value cache costs on a text: perplexity, divergence from f32
@@ -130,6 +131,10 @@ Generation:
       --n <N>                Samples to draw from the same prompt [default: 1]
       --speculate <N>        Guess up to N tokens ahead from what followed the same words before; changes the speed, and no bit [default: 0]
       --show-special-tokens  Print control tokens such as <|im_end|> too
+
+Receipt:
+      --receipt <FILE>           Write a receipt: model, contract, request, and the digest of every logit behind the answer (`jetblock verify FILE`)
+      --receipt-detail <DETAIL>  What the receipt has of each token: digests of its logits, or of the hidden state after each layer too [default: logits] [possible values: logits, layers]
 
 Global options:
       --threads <N>  Threads to compute with [default: all cores] [env: JETBLOCK_THREADS]
@@ -326,6 +331,84 @@ fn samples_are_numbered_and_end_at_stop_strings() {
     let stopped = &stopped["samples"][0];
     assert_eq!(stopped["finish_reason"], "stop_string");
     assert_eq!(stopped["content"], text.split(&stop).next().unwrap());
+}
+
+#[test]
+fn receipts_are_run_again_and_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let generate = |seed: &str, file: &str| {
+        let text = stdout(&[
+            "generate",
+            "-p",
+            "And it came to pass",
+            "--max-tokens",
+            "12",
+            "--seed",
+            seed,
+            "--receipt",
+            file,
+            "--receipt-detail",
+            "layers",
+        ]);
+        assert!(text.trim().len() > 10);
+    };
+    let (a, b) = (path("a.json"), path("b.json"));
+    generate("7", &a);
+    generate("8", &b);
+    let verdict = json(&["verify", &a, "--json"]);
+    assert_eq!(verdict["identical"], true);
+    let runs = verdict["runs"].as_array().unwrap();
+    assert!(runs.len() >= 3 && runs.iter().all(|run| run["steps"] == 12));
+    let text = stdout(&["verify", &a, "--isa", "scalar", "--threads", "3"]);
+    assert!(
+        text.ends_with("identical: every logit, every token, the text\n"),
+        "{text}"
+    );
+    assert!(stdout(&["diff", &a, &a]).starts_with("identical: 12 steps\n"));
+
+    let difference = |arguments: &[&str]| {
+        let output = jetblock(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = difference(&["diff", &a, &b]);
+    assert!(text.contains("request.seed: 7, 8"), "{text}");
+    let text = difference(&["verify", &a, "--operands", "f32"]);
+    assert!(
+        text.contains("the hidden state after layer 0 (Mamba)"),
+        "{text}"
+    );
+    assert!(text.contains("contract.operands: bf16, f32"), "{text}");
+    let recorded = std::fs::read_to_string(&a).unwrap();
+    let mut changed: Value = serde_json::from_str(&recorded).unwrap();
+    changed["steps"][5]["logits"] = changed["steps"][4]["logits"].clone();
+    let c = path("c.json");
+    std::fs::write(&c, changed.to_string()).unwrap();
+    let text = difference(&["verify", &c]);
+    assert!(text.contains("step 5 (position"), "{text}");
+    assert!(text.contains("No recorded fact explains it"), "{text}");
+
+    changed["environment"]["model"] = "somebody's".into();
+    std::fs::write(&c, changed.to_string()).unwrap();
+    assert!(refusal(&["verify", &c]).contains("the receipt is of somebody's"));
+    std::fs::write(&c, &recorded[..recorded.len() / 2]).unwrap();
+    assert!(refusal(&["verify", &c]).contains("not a receipt"));
+    let text = refusal(&["generate", "-p", "a", "--receipt", &c, "--n", "2"]);
+    assert!(
+        text.contains("--n is 2, expected 1 with --receipt"),
+        "{text}"
+    );
+    let nowhere = path("none/receipt.json");
+    assert!(
+        refusal(&["generate", "-p", "a", "--receipt", &nowhere]).contains("there is no folder")
+    );
+    let half = std::fs::read(&c).unwrap();
+    assert_eq!(
+        half.len(),
+        recorded.len() / 2,
+        "a refused run leaves what was there"
+    );
 }
 
 #[test]

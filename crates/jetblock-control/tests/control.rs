@@ -28,7 +28,7 @@ fn logits<K: Kernels>(kernels: &K, model: &Model, pieces: &[usize], cpu: &Cpu) -
             logits: LogitRows::All,
         };
         for rows in model
-            .forward_with(kernels, &mut [piece], cpu, &mut workspace)
+            .forward_with(kernels, &mut [piece], cpu, &mut workspace, None)
             .expect("valid pieces")
         {
             out.extend(rows.expect("no row fails"));

@@ -16,6 +16,6 @@ mod workspace;
 
 pub use digests::ModelDigests;
 pub use error::ModelError;
-pub use model::{LoadProgress, LogitRows, Model, Options, Piece, PieceResult};
+pub use model::{LayerRows, LoadProgress, LogitRows, Model, Observe, Options, Piece, PieceResult};
 pub use state::{SequenceError, SequenceState};
 pub use workspace::Workspace;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::engine::{Event, FinishReason, RequestId};
+use crate::engine::{Event, FinishReason, RequestId, TokenRecord};
 use crate::{
     Cascade, Delta, Prompt, ReasoningSplitter, Session, SessionError, SkipSpecialTokens,
     StopMatcher, StreamDecoder, THINK_END, TextRequest, ToolCall, ToolCallError, ToolCallSplitter,
@@ -30,6 +30,9 @@ pub struct Completion {
     /// Which of the tokens were forced by the thinking budget, by index.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub forced: Vec<usize>,
+    /// How each token came about, where asked for.
+    #[serde(skip)]
+    pub records: Vec<TokenRecord>,
     /// `stop_token`, `stop_string`, `max_tokens`, `max_tokens_in_reasoning` or `error: ...`.
     pub finish_reason: String,
 }
@@ -116,6 +119,7 @@ impl Sample {
                 token,
                 log_prob,
                 forced,
+                record,
                 ..
             } => {
                 if *forced {
@@ -123,6 +127,7 @@ impl Sample {
                 }
                 done.tokens.push(*token);
                 done.log_probs.extend(log_prob);
+                done.records.extend(record.as_deref().cloned());
                 if self.stop_tokens.contains(token) {
                     return Ok(Delta::default());
                 }

@@ -6,10 +6,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use jetblock_models::{LogitRows, Model, ModelError, Piece, PieceResult, SequenceState, Workspace};
+use jetblock_models::model::Contract;
+use jetblock_models::{
+    LayerRows, LogitRows, Model, ModelError, Observe, Piece, PieceResult, SequenceState, Workspace,
+};
 use jetblock_ops::sampling::{Sampling, SamplingParams};
 use jetblock_ops::softmax;
 use jetblock_simd::{Cpu, fp_env};
+use jetblock_tensor::{Digest, digest};
 
 use crate::prefix_cache::{PrefixCache, common_prefix};
 use crate::speculate::{self, DraftLength};
@@ -33,6 +37,38 @@ pub struct Request {
     pub log_probs: bool,
     /// Tokens that are not left to the draw.
     pub forced: Option<Arc<dyn ForcedTokens>>,
+    /// What is kept of how each token came about.
+    pub record: Record,
+}
+
+/// What is kept of how each token of a request came about, for a receipt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Record {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The digest of its logits.
+    Logits,
+    /// That, and a short digest of the hidden state after each layer. Nothing is guessed ahead for such a request.
+    Layers,
+}
+
+/// How a token came about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRecord {
+    /// Digest of the logits it was drawn from, `f32[V]`.
+    pub logits: Digest,
+    /// For each layer, of the row that gave those logits; empty unless asked for.
+    pub layers: Vec<LayerDigest>,
+}
+
+/// The first 8 bytes of the digest of a row's hidden state after a layer, `f32[D]`.
+pub type LayerDigest = [u8; 8];
+
+/// The short digest of a row's hidden state.
+pub(crate) fn layer_digest(row: &[f32]) -> LayerDigest {
+    let Digest(bytes) = digest::f32s(&[row.len()], row);
+    *bytes.first_chunk().expect("a digest has 32 bytes")
 }
 
 /// Decides single tokens of an output in place of the draw (NUMERICS.md, section 11).
@@ -60,6 +96,8 @@ pub enum Event {
         log_prob: Option<f32>,
         /// Whether the request's [`ForcedTokens`] chose it.
         forced: bool,
+        /// How it came about, where asked for.
+        record: Option<Box<TokenRecord>>,
     },
     /// The request is complete and has left the engine.
     Finished {
@@ -295,6 +333,7 @@ impl Engine {
             );
             before.push((!share.draft.is_empty()).then(|| sequence.state.clone()));
         }
+        let recorded: Vec<Record> = self.running.iter().map(|s| s.request.record).collect();
         let mut pieces = Vec::new();
         let mut indices = Vec::new();
         for (index, (sequence, ids)) in self.running.iter_mut().zip(&fed).enumerate() {
@@ -315,17 +354,40 @@ impl Engine {
             });
             indices.push(index);
         }
-        let results = self
-            .model
-            .forward(&mut pieces, &self.cpu, &mut self.workspace)?;
+        // Of each piece: whether the row that a token is drawn from is shown, and what was seen of it.
+        let mut layers: Vec<Option<Vec<LayerDigest>>> = pieces
+            .iter()
+            .zip(&indices)
+            .map(|(piece, &index)| {
+                let record = recorded[index];
+                (record == Record::Layers && piece.logits == LogitRows::Last).then(Vec::new)
+            })
+            .collect();
+        let width = self.model.config().hidden_size;
+        let mut see = |rows: LayerRows<'_>| {
+            let Some(seen) = &mut layers[rows.piece] else {
+                return;
+            };
+            // A long piece comes in parts; the last row of the last one stays.
+            seen.truncate(rows.layer);
+            seen.push(layer_digest(&rows.hidden[rows.hidden.len() - width..]));
+        };
+        let see: Option<&mut Observe<'_>> = match recorded.contains(&Record::Layers) {
+            true => Some(&mut see),
+            false => None,
+        };
+        let results =
+            self.model
+                .forward_with(&Contract, &mut pieces, &self.cpu, &mut self.workspace, see)?;
         let mut events = Vec::new();
         let mut done = vec![false; self.running.len()];
-        for (index, result) in indices.into_iter().zip(results) {
+        for ((index, result), layers) in indices.into_iter().zip(results).zip(layers) {
             let sequence = &mut self.running[index];
             let computed = Computed {
                 result,
                 draft: &shares[index].draft,
                 before: before[index].take(),
+                layers: layers.unwrap_or_default(),
                 vocab_size: self.model.config().vocab_size,
             };
             done[index] =
@@ -416,7 +478,8 @@ impl Engine {
             // Not while tokens are left to feed, and none behind the last one asked for.
             let wanted = sequence.request.max_tokens - sequence.output().len();
             let len = sequence.draft_length.get().min(left).min(wanted - 1);
-            if share.rows == sequence.pending() && !sequence.in_prompt() && len > 0 {
+            let may_guess = sequence.request.record != Record::Layers;
+            if may_guess && share.rows == sequence.pending() && !sequence.in_prompt() && len > 0 {
                 share.draft = speculate::draft(&sequence.tokens, len);
                 left -= share.draft.len();
             }
@@ -431,6 +494,8 @@ struct Computed<'a> {
     /// The guesses among its rows, and the state before them.
     draft: &'a [u32],
     before: Option<SequenceState>,
+    /// Of the row that the token is drawn from, where asked for.
+    layers: Vec<LayerDigest>,
     vocab_size: usize,
 }
 
@@ -467,7 +532,7 @@ impl Computed<'_> {
         let known = &logits[(rows - 1 - draft.len()) * self.vocab_size..];
         let (mut accepted, mut is_done) = (0, false);
         for row in known.chunks_exact(self.vocab_size) {
-            is_done = draw(sequence, row, cpu, events);
+            is_done = draw(sequence, row, &self.layers, cpu, events);
             if is_done || draft.get(accepted) != sequence.tokens.last() {
                 break;
             }
@@ -488,7 +553,13 @@ impl Computed<'_> {
 }
 
 /// Draws the next token of a sequence; true when the sequence is complete.
-fn draw(sequence: &mut Sequence, logits: &[f32], cpu: &Cpu, events: &mut Vec<Event>) -> bool {
+fn draw(
+    sequence: &mut Sequence,
+    logits: &[f32],
+    layers: &[LayerDigest],
+    cpu: &Cpu,
+    events: &mut Vec<Event>,
+) -> bool {
     let id = sequence.id;
     let request = &sequence.request;
     let sampling = Sampling {
@@ -525,11 +596,18 @@ fn draw(sequence: &mut Sequence, logits: &[f32], cpu: &Cpu, events: &mut Vec<Eve
             return true;
         }
     };
+    let record = (request.record != Record::Nothing).then(|| {
+        Box::new(TokenRecord {
+            logits: digest::f32s(&[logits.len()], logits),
+            layers: layers.to_vec(),
+        })
+    });
     events.push(Event::Token {
         id,
         token,
         log_prob,
         forced: forced.is_some(),
+        record,
     });
     let stopped = request.stop_tokens.contains(&token);
     sequence.tokens.push(token);

@@ -13,6 +13,7 @@ mod message;
 mod prefix_cache;
 mod python_json;
 mod reasoning;
+pub mod receipt;
 mod recommended;
 mod session;
 mod speculate;
@@ -30,8 +31,8 @@ pub use chat_template::{
 pub use civil_time::CivilTime;
 pub use completion::Completion;
 pub use engine::{
-    Engine, EngineOptions, Event, FinishReason, ForcedTokens, Request, RequestError, RequestId,
-    SpeculationStats,
+    Engine, EngineOptions, Event, FinishReason, ForcedTokens, LayerDigest, Record, Request,
+    RequestError, RequestId, SpeculationStats, TokenRecord,
 };
 pub use error::TextError;
 pub use generation_config::{GENERATION_CONFIG_FILE, GenerationConfig};

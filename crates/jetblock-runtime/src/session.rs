@@ -9,7 +9,7 @@ use jetblock_ops::sampling::SamplingParams;
 use jetblock_simd::Cpu;
 
 use crate::completion::Sample;
-use crate::engine::{Engine, EngineOptions, Event, ForcedTokens, Request, RequestError};
+use crate::engine::{Engine, EngineOptions, Event, ForcedTokens, Record, Request, RequestError};
 use crate::{
     AddSpecialTokens, ChatRequest, ChatTemplate, Completion, Delta, GenerationConfig, Mode,
     PrefixStats, Recommendation, SpeculationStats, TextError, ThinkingBudget, Tokenizer,
@@ -57,6 +57,8 @@ pub struct TextRequest {
     pub show_special_tokens: bool,
     /// How long the model may think; the prompt must open a think block.
     pub thinking_budget: Option<ThinkingBudget>,
+    /// What is kept of how each token came about, for a receipt.
+    pub record: Record,
 }
 
 /// What holds where a request says nothing.
@@ -73,6 +75,8 @@ pub struct Defaults {
 /// What a request was answered, and what the engine saved on the way.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Answers {
+    /// The prompt's ids.
+    pub prompt_tokens: Vec<u32>,
     /// One for each sample.
     pub samples: Vec<Completion>,
     /// How well guesses did.
@@ -222,6 +226,7 @@ impl Session {
                 stop_tokens: self.generation_config.eos_token_id.ids().to_vec(),
                 log_probs: true,
                 forced: budget.clone(),
+                record: request.record,
             })?;
             samples.push(Sample::new(self, id, &text, request)?);
         }
@@ -243,6 +248,7 @@ impl Session {
             }
         }
         Ok(Answers {
+            prompt_tokens: prompt,
             samples: samples.into_iter().map(Sample::into_completion).collect(),
             speculation: engine.speculation(),
             prefixes: engine.prefix_cache().map(|cache| cache.stats()),

@@ -13,7 +13,7 @@ use jetblock_ops::rms_norm_gated::RmsNormGated;
 use jetblock_ops::sampling::{Sampling, SamplingParams};
 use jetblock_ops::selective_scan::SelectiveScan;
 use jetblock_runtime::verify::{Axis, Pools, Report, Space, Subject, run, verify};
-use jetblock_runtime::{Engine, EngineOptions, Event, FinishReason, ForcedTokens, Request};
+use jetblock_runtime::{Engine, EngineOptions, Event, FinishReason, ForcedTokens, Record, Request};
 use jetblock_simd::{Cpu, Level};
 
 fn model() -> Arc<Model> {
@@ -37,6 +37,7 @@ fn request(i: u32) -> Request {
         stop_tokens: Vec::new(),
         log_probs: false,
         forced: None,
+        record: Record::Nothing,
     }
 }
 

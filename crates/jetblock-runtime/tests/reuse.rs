@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jetblock_models::{LogitRows, Model, Options, Piece, SequenceState};
 use jetblock_ops::sampling::SamplingParams;
-use jetblock_runtime::{Engine, EngineOptions, Event, PrefixCache, Request, RequestId};
+use jetblock_runtime::{Engine, EngineOptions, Event, PrefixCache, Record, Request, RequestId};
 use jetblock_simd::Cpu;
 
 fn model() -> Arc<Model> {
@@ -28,6 +28,7 @@ fn request(prompt: Vec<u32>, seed: u64, max_tokens: usize) -> Request {
         stop_tokens: Vec::new(),
         log_probs: true,
         forced: None,
+        record: Record::Nothing,
     }
 }
 

@@ -260,7 +260,7 @@ fn feed<K: Kernels>(
             logits: LogitRows::Last,
         })
         .collect();
-    for result in model.forward_with(kernels, &mut pieces, cpu, workspace)? {
+    for result in model.forward_with(kernels, &mut pieces, cpu, workspace, None)? {
         std::hint::black_box(result?);
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use jetblock_runtime::{EngineOptions, Prompt, Session, TextRequest};
+use jetblock_runtime::{EngineOptions, Prompt, Record, Session, TextRequest};
 use serde_json::json;
 
 use super::verify;
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
         model: None,
         operands: None,
         kv: None,
-        split: 256,
+        split: None,
         hash_ties: false,
     };
     let folder = model.folder()?;
@@ -67,6 +67,7 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
         stop: Vec::new(),
         show_special_tokens: false,
         thinking_budget: None,
+        record: Record::Nothing,
     };
     let start = Instant::now();
     let mut printed = Ok(());
@@ -84,6 +85,7 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
         args.seed
     ))?;
     let verify = verify::Args {
+        receipt_model: None,
         model,
         runs: args.runs,
         quick: false,

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod demo;
+pub(crate) mod diff;
 pub(crate) mod env;
 pub(crate) mod eval;
 pub(crate) mod fetch;

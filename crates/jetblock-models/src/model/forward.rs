@@ -43,6 +43,22 @@ pub struct Piece<'a> {
     pub logits: LogitRows,
 }
 
+/// The hidden state of some rows after a layer: after its residual addition.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerRows<'a> {
+    /// Index of the piece in the call.
+    pub piece: usize,
+    /// Index of the layer; layers come in order.
+    pub layer: usize,
+    /// Position of the first row in its sequence. A long piece is shown in several parts, in order.
+    pub start: usize,
+    /// `[rows, D]`
+    pub hidden: &'a [f32],
+}
+
+/// Is shown the rows of every piece after every layer.
+pub type Observe<'a> = dyn FnMut(LayerRows<'_>) + Send + 'a;
+
 /// Logits of a piece, `[rows wanted, V]`, or why its sequence cannot continue.
 pub type PieceResult = Result<Vec<f32>, SequenceError>;
 
@@ -58,17 +74,17 @@ impl Model {
         cpu: &Cpu,
         workspace: &mut Workspace,
     ) -> Result<Vec<PieceResult>, ModelError> {
-        self.forward_with(&Contract, pieces, cpu, workspace)
+        self.forward_with(&Contract, pieces, cpu, workspace, None)
     }
 
-    /// [`Model::forward`] with other kernels than the contract's. For the control and for tests.
-    #[doc(hidden)]
+    /// [`Model::forward`] with other kernels than the contract's (for the control and for tests), or with an ear in it.
     pub fn forward_with<K: Kernels>(
         &self,
         kernels: &K,
         pieces: &mut [Piece<'_>],
         cpu: &Cpu,
         workspace: &mut Workspace,
+        mut observe: Option<&mut Observe<'_>>,
     ) -> Result<Vec<PieceResult>, ModelError> {
         let _env = fp_env::Guard::new();
         for piece in pieces.iter() {
@@ -101,13 +117,14 @@ impl Model {
             if step.pieces.is_empty() {
                 return Ok(results);
             }
-            let indices = std::mem::take(&mut step.indices);
+            let indices = step.indices.clone();
             let run = Run {
                 model: self,
                 kernels,
                 cpu,
                 workspace,
                 step,
+                observe: observe.as_deref_mut(),
             };
             let outcome = cpu.install(|| run.run())?;
             for (index, outcome) in indices.into_iter().zip(outcome) {
@@ -178,15 +195,16 @@ impl<'a> Step<'a> {
 }
 
 /// A step being computed.
-struct Run<'a, 'b, K> {
+struct Run<'a, 'b, 'o, K> {
     model: &'a Model,
     kernels: &'a K,
     cpu: &'a Cpu,
     workspace: &'a mut Workspace,
     step: Step<'b>,
+    observe: Option<&'a mut Observe<'o>>,
 }
 
-impl<K: Kernels> Run<'_, '_, K> {
+impl<K: Kernels> Run<'_, '_, '_, K> {
     fn run(mut self) -> Result<Vec<PieceResult>, ModelError> {
         let model = self.model;
         let width = model.config.hidden_size;
@@ -229,6 +247,17 @@ impl<K: Kernels> Run<'_, '_, K> {
                 Mixer::Moe(weights) => moe::forward(self.moe_input(index, u), weights, out)?,
             }
             add(self.cpu, h, out, model.config.hidden_size);
+            if let Some(observe) = &mut self.observe {
+                let width = model.config.hidden_size;
+                for (&piece, segment) in self.step.indices.iter().zip(&self.step.segments) {
+                    observe(LayerRows {
+                        piece,
+                        layer: index,
+                        start: segment.start,
+                        hidden: &h[segment.rows.start * width..segment.rows.end * width],
+                    });
+                }
+            }
         }
         for piece in &mut self.step.pieces {
             piece.state.tokens += piece.ids.len();

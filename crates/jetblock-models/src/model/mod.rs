@@ -12,7 +12,7 @@ use jetblock_ops::attention::{Attention, KvCache, KvCacheConfig, KvDtype};
 use jetblock_ops::linear::OperandKind;
 use jetblock_tensor::{Digest, digest};
 
-pub use forward::{LogitRows, Piece, PieceResult};
+pub use forward::{LayerRows, LogitRows, Observe, Piece, PieceResult};
 pub use kernels::{Contract, Kernels};
 pub use load::LoadProgress;
 
@@ -124,6 +124,11 @@ impl Model {
     /// The configuration it was loaded with.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// The options it was loaded with.
+    pub fn options(&self) -> &Options {
+        &self.options
     }
 
     /// The operand kind of its linear layers.

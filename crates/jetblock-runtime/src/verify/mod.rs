@@ -10,6 +10,7 @@ use jetblock_models::{Model, ModelError};
 use jetblock_tensor::Digest;
 use serde::Serialize;
 
+pub(crate) use run::{Ears, feed};
 pub use run::{Outcome, Pools, RunError, run};
 pub use schedule::{Axis, Schedule, Space};
 

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use jetblock_models::model::Kernels;
-use jetblock_models::{LogitRows, Model, ModelError, Piece, SequenceState, Workspace};
+use jetblock_models::{
+    LayerRows, LogitRows, Model, ModelError, Observe, Piece, SequenceState, Workspace,
+};
 use jetblock_simd::{Cpu, CpuError, Level};
 use jetblock_tensor::{Digest, digest};
 
@@ -79,6 +81,19 @@ struct Neighbour {
     ids: Vec<u32>,
 }
 
+/// Hears the logits of a position.
+pub(crate) type HearLogits<'a> = dyn FnMut(&Cpu, usize, &[f32]) -> Result<(), RunError> + 'a;
+
+/// Who hears of the subject's rows while it is fed.
+pub(crate) struct Ears<'a> {
+    /// The first position whose logits are wanted.
+    pub(crate) from: usize,
+    /// Hears each position's logits, in order.
+    pub(crate) logits: &'a mut HearLogits<'a>,
+    /// Is shown the hidden state of its rows after each layer; `piece` is 0.
+    pub(crate) layers: Option<&'a mut Observe<'a>>,
+}
+
 /// Computes the subject under a schedule.
 pub fn run<K: Kernels>(
     kernels: &K,
@@ -87,6 +102,36 @@ pub fn run<K: Kernels>(
     schedule: &Schedule,
     pools: &mut Pools,
 ) -> Result<Outcome, RunError> {
+    let vocab_size = model.config().vocab_size;
+    let mut logits: Vec<f32> = Vec::with_capacity(subject.ids.len() * vocab_size);
+    let mut rows = Vec::with_capacity(subject.ids.len());
+    let mut hear = |_: &Cpu, _, row: &[f32]| {
+        logits.extend(row);
+        rows.push(digest::f32s(&[vocab_size], row));
+        Ok(())
+    };
+    let ears = Ears {
+        from: 0,
+        logits: &mut hear,
+        layers: None,
+    };
+    let state = feed(kernels, model, subject, schedule, pools, ears)?;
+    Ok(Outcome {
+        logits: digest::f32s(&[subject.ids.len(), vocab_size], &logits),
+        state: state.digest(),
+        rows,
+    })
+}
+
+/// Feeds the subject under a schedule; returns its state after the last token.
+pub(crate) fn feed<K: Kernels>(
+    kernels: &K,
+    model: &Model,
+    subject: &Subject,
+    schedule: &Schedule,
+    pools: &mut Pools,
+    mut ears: Ears<'_>,
+) -> Result<SequenceState, RunError> {
     let (cpu, workspace) = pools.get(model, schedule.threads, schedule.level)?;
     let vocab_size = model.config().vocab_size;
     let mut draws = Draws::new(schedule.neighbours, 1);
@@ -97,48 +142,49 @@ pub fn run<K: Kernels>(
             ids: Vec::new(),
         })
         .collect();
-    let mut logits: Vec<f32> = Vec::with_capacity(subject.ids.len() * vocab_size);
     for (step, &rows) in schedule.pieces.iter().enumerate() {
         let fed = state.tokens();
-        let ids = &subject.ids[fed..fed + rows];
         for neighbour in &mut neighbours {
             prepare_neighbour(neighbour, model, schedule, &mut draws);
         }
-        logits.extend(forward(
+        let wanted = if fed + rows > ears.from {
+            LogitRows::All
+        } else {
+            LogitRows::None
+        };
+        let piece = Piece {
+            ids: &subject.ids[fed..fed + rows],
+            state: &mut state,
+            logits: wanted,
+        };
+        let logits = forward(
             kernels,
             model,
             schedule.slot,
-            ids,
-            &mut state,
+            piece,
             &mut neighbours,
             cpu,
             workspace,
-        )?);
+            ears.layers.as_deref_mut(),
+        )?;
+        for (row, position) in logits.chunks_exact(vocab_size).zip(fed..) {
+            if position >= ears.from {
+                (ears.logits)(cpu, position, row)?;
+            }
+        }
         if schedule.snapshot_after == Some(step) {
             let snapshot = state.clone();
             let detour: Vec<u32> = (0..3).map(|_| draws.below(vocab_size) as u32).collect();
-            forward(
-                kernels,
-                model,
-                0,
-                &detour,
-                &mut state,
-                &mut [],
-                cpu,
-                workspace,
-            )?;
+            let piece = Piece {
+                ids: &detour,
+                state: &mut state,
+                logits: LogitRows::All,
+            };
+            forward(kernels, model, 0, piece, &mut [], cpu, workspace, None)?;
             state = snapshot;
         }
     }
-    let rows = logits
-        .chunks_exact(vocab_size)
-        .map(|row| digest::f32s(&[vocab_size], row))
-        .collect();
-    Ok(Outcome {
-        logits: digest::f32s(&[subject.ids.len(), vocab_size], &logits),
-        state: state.digest(),
-        rows,
-    })
+    Ok(state)
 }
 
 /// Gives a neighbour its tokens for the step and, in hostile schedules, sometimes a bad fate.
@@ -162,16 +208,16 @@ fn prepare_neighbour(
         .collect();
 }
 
-/// One step: the request at its slot among the neighbours; returns the request's logits, all rows.
+/// One step: the request at its slot among the neighbours; returns the request's logits.
 fn forward<K: Kernels>(
     kernels: &K,
     model: &Model,
     slot: usize,
-    ids: &[u32],
-    state: &mut SequenceState,
+    piece: Piece<'_>,
     neighbours: &mut [Neighbour],
     cpu: &Cpu,
     workspace: &mut Workspace,
+    layers: Option<&mut Observe<'_>>,
 ) -> Result<Vec<f32>, RunError> {
     let mut pieces: Vec<Piece<'_>> = neighbours
         .iter_mut()
@@ -181,15 +227,18 @@ fn forward<K: Kernels>(
             logits: LogitRows::Last,
         })
         .collect();
-    pieces.insert(
-        slot,
-        Piece {
-            ids,
-            state,
-            logits: LogitRows::All,
-        },
-    );
-    let mut results = model.forward_with(kernels, &mut pieces, cpu, workspace)?;
+    pieces.insert(slot, piece);
+    let mut results = match layers {
+        None => model.forward_with(kernels, &mut pieces, cpu, workspace, None)?,
+        Some(layers) => {
+            let mut see = |rows: LayerRows<'_>| {
+                if rows.piece == slot {
+                    layers(LayerRows { piece: 0, ..rows });
+                }
+            };
+            model.forward_with(kernels, &mut pieces, cpu, workspace, Some(&mut see))?
+        }
+    };
     results
         .swap_remove(slot)
         .map_err(|e| RunError::Failed(e.to_string()))

@@ -3,15 +3,23 @@
 mod prompt;
 mod sampling;
 
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use jetblock_models::ModelDigests;
 use jetblock_ops::sampling::SamplingParams;
+use jetblock_runtime::receipt::{Environment, ModelFacts, Receipt};
 use jetblock_runtime::{
-    Completion, Defaults, EngineOptions, Session, StopMatcher, TextRequest, ThinkingBudget,
+    Answers, Completion, Defaults, EngineOptions, Record, Session, StopMatcher, TextRequest,
+    ThinkingBudget,
 };
 use serde_json::json;
 
 use crate::Verdict;
 use crate::args::{Global, ModelArgs};
-use crate::output::Output;
+use crate::output::{Output, Unit};
+use crate::saved::write_whole;
 
 /// Where neither the request nor the checkpoint says how much to generate.
 const DEFAULT_MAX_TOKENS: usize = 256;
@@ -58,6 +66,25 @@ pub(crate) struct Args {
     /// Print control tokens such as <|im_end|> too
     #[arg(long, help_heading = "Generation")]
     pub(crate) show_special_tokens: bool,
+    /// Write a receipt: model, contract, request, and the digest of every logit behind the answer (`jetblock verify FILE`)
+    #[arg(long, value_name = "FILE", help_heading = "Receipt")]
+    pub(crate) receipt: Option<PathBuf>,
+    /// What the receipt has of each token: digests of its logits, or of the hidden state after each layer too
+    #[arg(
+        long,
+        value_name = "DETAIL",
+        default_value = "logits",
+        requires = "receipt",
+        help_heading = "Receipt"
+    )]
+    pub(crate) receipt_detail: ReceiptDetail,
+}
+
+/// How much a receipt has of each token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ReceiptDetail {
+    Logits,
+    Layers,
 }
 
 /// Bytes for states of the prompt when several samples share it.
@@ -97,6 +124,7 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
     // What can be checked without the model is: loading may take minutes.
     args.sampling.over(SamplingParams::default()).check()?;
     StopMatcher::new(&args.stop)?;
+    args.check_receipt()?;
     let cpu = global.cpu()?;
     let prompt = prompt::prompt(&args.prompt, &args.chat)?;
     let folder = args.model.folder()?;
@@ -116,6 +144,7 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
         stop: args.stop.clone(),
         show_special_tokens: args.show_special_tokens,
         thinking_budget: args.budget.budget(),
+        record: args.record(),
     };
     // Several samples grow at once; only a single one can be shown as it grows.
     let is_streaming = args.n == 1 && !output.is_json();
@@ -141,11 +170,21 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
     if let Some(error) = failed {
         anyhow::bail!("generation failed: {error}");
     }
+    if let Some(file) = &args.receipt {
+        let environment = Environment::here(folder.name(), &cpu, options);
+        let bar = output.progress("hashing", 0, Unit::Bytes);
+        let digests = ModelDigests::compute(folder.path(), &cpu, &mut |progress| {
+            bar.set_length(progress.total);
+            bar.set_position(progress.done);
+        })?;
+        bar.finish_and_clear();
+        let model = ModelFacts::of(&session.model, &digests);
+        write_receipt(file, &session, model, &request, &answers, environment)?;
+    }
     if output.is_json() {
-        let (_, prompt_tokens) = session.encode(&request.prompt)?;
         output.print_json(&json!({
             "seed": args.seed,
-            "prompt_tokens": prompt_tokens,
+            "prompt_tokens": answers.prompt_tokens,
             "samples": completions,
             "speculation": answers.speculation,
             "prefixes": answers.prefixes,
@@ -164,6 +203,20 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
         ));
     }
     Ok(Verdict::Passed)
+}
+
+fn write_receipt(
+    file: &Path,
+    session: &Session,
+    model: ModelFacts,
+    request: &TextRequest,
+    answers: &Answers,
+    environment: Environment,
+) -> anyhow::Result<()> {
+    let (prompt, sample) = (&answers.prompt_tokens, &answers.samples[0]);
+    let receipt = Receipt::new(session, model, request, prompt, 0, sample, environment)?;
+    write_whole(file, |out| out.write_all(receipt.to_json().as_bytes()))
+        .with_context(|| format!("cannot write the receipt {}", file.display()))
 }
 
 fn print_samples(completions: &[Completion], output: &Output) -> anyhow::Result<()> {
@@ -202,6 +255,36 @@ fn print_calls(completion: &Completion, output: &Output) -> anyhow::Result<()> {
 }
 
 impl Args {
+    fn record(&self) -> Record {
+        match (&self.receipt, self.receipt_detail) {
+            (None, _) => Record::Nothing,
+            (Some(_), ReceiptDetail::Logits) => Record::Logits,
+            (Some(_), ReceiptDetail::Layers) => Record::Layers,
+        }
+    }
+
+    fn check_receipt(&self) -> anyhow::Result<()> {
+        let Some(file) = &self.receipt else {
+            return Ok(());
+        };
+        anyhow::ensure!(
+            self.n == 1,
+            "--n is {}, expected 1 with --receipt: a receipt is of one answer",
+            self.n
+        );
+        let folder = match file.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        anyhow::ensure!(
+            folder.is_dir(),
+            "--receipt {}: there is no folder {}",
+            file.display(),
+            folder.display()
+        );
+        Ok(())
+    }
+
     /// Says where the sampling parameters come from, unless the options replace them.
     fn tell_recommendation(&self, defaults: &Defaults, output: &Output) {
         let Some(recommendation) = &defaults.recommendation else {

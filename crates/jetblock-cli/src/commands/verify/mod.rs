@@ -1,13 +1,18 @@
-//! `jetblock verify`.
+//! `jetblock verify`: the matrix of schedules, or a receipt.
 
+mod receipt;
+
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use jetblock_control::Control;
 use jetblock_models::Model;
+use jetblock_models::gguf::Gguf;
 use jetblock_models::model::Contract;
 use jetblock_numerics::rng::{self, Draw};
+use jetblock_runtime::receipt::Hex;
 use jetblock_runtime::verify::{self, Axis, Outcome, Pools, Report, RunError, Space, Subject};
 use jetblock_simd::Level;
 use jetblock_tensor::Digest;
@@ -23,6 +28,8 @@ use crate::output::{Output, Unit, table};
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+    /// Where MODEL is a receipt (FILE.json): the model that it is about [default: the bundled demo model]
+    pub(crate) receipt_model: Option<PathBuf>,
     /// Runs to compare
     #[arg(long, default_value_t = 1000, conflicts_with = "quick")]
     pub(crate) runs: usize,
@@ -78,6 +85,13 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
         args.max_threads >= 1,
         "--max-threads is 0, expected at least 1"
     );
+    if let Some(file) = args.model.model.as_deref().filter(|path| is_receipt(path)) {
+        return receipt::run(args, file, global, output);
+    }
+    anyhow::ensure!(
+        args.receipt_model.is_none(),
+        "two models, expected one, or a receipt and its model"
+    );
     let folder = args.model.folder()?;
     let model = args.model.load(&folder, output)?;
     if args.child {
@@ -90,6 +104,11 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
         output.print(&proof.text())?;
     }
     Ok(proof.verdict())
+}
+
+/// Any file but a GGUF file; the receipt's reader says what is wrong with it.
+fn is_receipt(path: &Path) -> bool {
+    path.is_file() && !Gguf::is_named(path)
 }
 
 /// Computes the whole matrix, and the control beside it.
@@ -204,7 +223,7 @@ fn child(model: &Model, args: &Args, output: &Output) -> anyhow::Result<Verdict>
     Ok(Verdict::Passed)
 }
 
-fn spawn(exe: &std::path::Path, args: &Args, folder: &Folder) -> anyhow::Result<Outcome> {
+fn spawn(exe: &Path, args: &Args, folder: &Folder) -> anyhow::Result<Outcome> {
     let mut command = Command::new(exe);
     command.args([
         "verify",
@@ -236,21 +255,16 @@ fn spawn(exe: &std::path::Path, args: &Args, folder: &Folder) -> anyhow::Result<
     );
     let child: Child =
         serde_json::from_slice(&output.stdout).context("it printed something else than digests")?;
+    let digest = |hex: &str| {
+        hex.parse()
+            .map(|Hex(bytes)| Digest(bytes))
+            .map_err(anyhow::Error::msg)
+    };
     Ok(Outcome {
-        logits: parse_digest(&child.logits)?,
-        state: parse_digest(&child.state)?,
+        logits: digest(&child.logits)?,
+        state: digest(&child.state)?,
         rows: Vec::new(),
     })
-}
-
-fn parse_digest(hex: &str) -> anyhow::Result<Digest> {
-    let mut bytes = [0; 32];
-    anyhow::ensure!(hex.len() == 64 && hex.is_ascii(), "{hex:?} is not a digest");
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16)
-            .with_context(|| format!("{hex:?} is not a digest"))?;
-    }
-    Ok(Digest(bytes))
 }
 
 impl Proof {
