@@ -40,7 +40,7 @@ pub use message::{FunctionCall, Message, ToolCall};
 pub use prefix_cache::{PrefixCache, PrefixStats};
 pub use reasoning::{Delta, ReasoningSplitter, THINK_END, THINK_START, prompt_opens_thinking};
 pub use recommended::{Mode, Recommendation};
-pub use session::{Answers, Defaults, Prompt, Session, SessionError, TextRequest};
+pub use session::{Answers, Defaults, Generation, Prompt, Session, SessionError, TextRequest};
 pub use stop::{MAX_STOP_BYTES, MAX_STOP_STRINGS, StopMatcher, StopTokens};
 pub use thinking_budget::{BudgetPhase, BudgetRule, ThinkingBudget};
 pub use tokenizer::{

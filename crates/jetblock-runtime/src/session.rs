@@ -212,6 +212,22 @@ impl Session {
         options: EngineOptions,
         on_text: &mut dyn FnMut(u32, &Delta),
     ) -> Result<Answers, SessionError> {
+        let mut generation = self.start(request, cpu, options)?;
+        while !generation.is_finished() {
+            for (sample, delta) in generation.step()? {
+                on_text(sample, &delta);
+            }
+        }
+        Ok(generation.into_answers())
+    }
+
+    /// Begins to answer a request; [`Generation::step`] goes on with it.
+    pub fn start(
+        &self,
+        request: &TextRequest,
+        cpu: &Cpu,
+        options: EngineOptions,
+    ) -> Result<Generation, SessionError> {
         let (text, prompt) = self.encode(&request.prompt)?;
         let budget = self.budget_rule(request.thinking_budget.as_ref(), &prompt)?;
         let mut engine = Engine::new(self.model.clone(), cpu.clone(), options);
@@ -230,28 +246,10 @@ impl Session {
             })?;
             samples.push(Sample::new(self, id, &text, request)?);
         }
-        while !engine.is_idle() {
-            for event in engine.step()? {
-                let (Event::Token { id, .. }
-                | Event::Finished { id, .. }
-                | Event::Failed { id, .. }) = &event;
-                let Some(index) = samples.iter().position(|sample| sample.id == *id) else {
-                    continue;
-                };
-                let delta = samples[index].hear(&event)?;
-                if !delta.is_empty() {
-                    on_text(index as u32, &delta);
-                }
-                if samples[index].is_stopped() {
-                    engine.cancel(samples[index].id);
-                }
-            }
-        }
-        Ok(Answers {
-            prompt_tokens: prompt,
-            samples: samples.into_iter().map(Sample::into_completion).collect(),
-            speculation: engine.speculation(),
-            prefixes: engine.prefix_cache().map(|cache| cache.stats()),
+        Ok(Generation {
+            engine,
+            prompt,
+            samples,
         })
     }
 
@@ -266,6 +264,54 @@ impl Session {
         match budget.rule(prompt, &self.tokenizer)? {
             Some(rule) => Ok(Some(Arc::new(rule))),
             None => Err(SessionError::BudgetWithoutThinking),
+        }
+    }
+}
+
+/// A request on its way to its answers. Dropping it ends it.
+pub struct Generation {
+    engine: Engine,
+    prompt: Vec<u32>,
+    samples: Vec<Sample>,
+}
+
+impl Generation {
+    /// Whether every sample is complete.
+    pub fn is_finished(&self) -> bool {
+        self.engine.is_idle()
+    }
+
+    /// Computes one step; returns the text that can no longer change, with its sample's index.
+    pub fn step(&mut self) -> Result<Vec<(u32, Delta)>, SessionError> {
+        let mut deltas = Vec::new();
+        for event in self.engine.step()? {
+            let (Event::Token { id, .. } | Event::Finished { id, .. } | Event::Failed { id, .. }) =
+                &event;
+            let Some(index) = self.samples.iter().position(|sample| sample.id == *id) else {
+                continue;
+            };
+            let delta = self.samples[index].hear(&event)?;
+            if !delta.is_empty() {
+                deltas.push((index as u32, delta));
+            }
+            if self.samples[index].is_stopped() {
+                self.engine.cancel(self.samples[index].id);
+            }
+        }
+        Ok(deltas)
+    }
+
+    /// The answers; a sample that is not complete has no finish reason.
+    pub fn into_answers(mut self) -> Answers {
+        Answers {
+            speculation: self.engine.speculation(),
+            prefixes: self.engine.prefix_cache().map(|cache| cache.stats()),
+            prompt_tokens: self.prompt,
+            samples: self
+                .samples
+                .into_iter()
+                .map(Sample::into_completion)
+                .collect(),
         }
     }
 }
