@@ -4,6 +4,7 @@ mod check_ops;
 mod fuzz;
 mod mutants;
 mod python;
+mod python_package;
 mod shell;
 
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ usage: cargo xtask <command>
   check                formatting, lints, documentation, shape of the op folders
   rust                 the Rust tests
   python               the second implementation against goldens and the demo model (makes .venv)
+  python-package [A..] builds the wheel, installs and tests it (makes target/python); A: pytest's arguments
   verify [ARGS]        the invariance matrix on the bundled model
   exhaustive [F..]     elementary functions on all 2^32 inputs (minutes per function)
   golden [--write]     compare the golden vectors, or write them for a new NUMERICS_VERSION
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         "check" => check(&shell),
         "rust" => rust(&shell),
         "python" => python::second_implementation(&shell),
+        "python-package" => python_package::run(&shell, rest),
         "verify" => verify(&shell, rest),
         "exhaustive" => exhaustive(&shell, rest),
         "golden" => golden(&shell, rest),
@@ -62,6 +65,7 @@ fn test(shell: &Shell) -> Result<(), String> {
     check(shell)?;
     rust(shell)?;
     python::second_implementation(shell)?;
+    python_package::run(shell, &[])?;
     verify(shell, &["--quick".to_string()])
 }
 

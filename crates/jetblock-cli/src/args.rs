@@ -15,6 +15,7 @@ use crate::commands::{
     bench, demo, diff, eval, fetch, generate, logits, profile, quantize, verify,
 };
 use crate::output::{Output, Unit};
+use crate::program::Program;
 
 /// Runs language models (Nemotron-H, Nemotron 3, Llama and its relatives) so that the same request gives
 /// the same bits, whatever else the machine is doing, and proves it.
@@ -91,6 +92,9 @@ pub(crate) struct Global {
     /// No progress and no remarks, only results
     #[arg(long, short, global = true, help_heading = "Global options")]
     pub(crate) quiet: bool,
+    /// How a fresh process of this command is started.
+    #[arg(skip)]
+    pub(crate) program: Program,
 }
 
 impl Global {

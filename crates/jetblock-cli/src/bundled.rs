@@ -44,14 +44,17 @@ pub(crate) const NAME: &str = "bundled demo model";
 pub(crate) const CACHE_VARIABLE: &str = "XDG_CACHE_HOME";
 
 /// A model folder or GGUF file: the user's, or the bundled model in the user's cache.
-pub(crate) enum Folder {
+#[derive(Clone, Debug)]
+pub enum Folder {
+    /// The user's.
     Given(PathBuf),
+    /// Where the bundled model was unpacked.
     Bundled(PathBuf),
 }
 
 impl Folder {
     /// The given folder, else the bundled model.
-    pub(crate) fn or_bundled(given: Option<&Path>) -> anyhow::Result<Folder> {
+    pub fn or_bundled(given: Option<&Path>) -> anyhow::Result<Folder> {
         if let Some(path) = given {
             anyhow::ensure!(
                 path.is_dir() || path.is_file() && Gguf::is_named(path),
@@ -70,13 +73,15 @@ impl Folder {
         Ok(Folder::Bundled(path))
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
         match self {
             Folder::Given(path) | Folder::Bundled(path) => path,
         }
     }
 
-    pub(crate) fn name(&self) -> String {
+    /// What reports call it.
+    pub fn name(&self) -> String {
         match self {
             Folder::Given(path) => path.display().to_string(),
             Folder::Bundled(_) => NAME.to_string(),

@@ -1,11 +1,14 @@
 //! What can be wrong with an op's arguments.
 
+use std::fmt;
+
 /// Invalid arguments of an op; the message names the op, the argument, expected and got.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+///
+/// Written without a derive macro: what this crate depends on decides how often its kernels are compiled again.
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum OpError {
     /// A slice or tensor has the wrong extent.
-    #[error("{op}: {arg} has {got} elements, expected {expected}")]
     Length {
         /// The op.
         op: &'static str,
@@ -17,7 +20,6 @@ pub enum OpError {
         got: usize,
     },
     /// A dimension or parameter is outside its domain.
-    #[error("{op}: {arg} is {got}, expected {expected}")]
     Value {
         /// The op.
         op: &'static str,
@@ -29,7 +31,6 @@ pub enum OpError {
         got: String,
     },
     /// A value that must be a number is NaN.
-    #[error("{op}: {arg} is NaN at index {index}")]
     Nan {
         /// The op.
         op: &'static str,
@@ -39,6 +40,28 @@ pub enum OpError {
         index: usize,
     },
 }
+
+impl fmt::Display for OpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpError::Length {
+                op,
+                arg,
+                expected,
+                got,
+            } => write!(f, "{op}: {arg} has {got} elements, expected {expected}"),
+            OpError::Value {
+                op,
+                arg,
+                expected,
+                got,
+            } => write!(f, "{op}: {arg} is {got}, expected {expected}"),
+            OpError::Nan { op, arg, index } => write!(f, "{op}: {arg} is NaN at index {index}"),
+        }
+    }
+}
+
+impl std::error::Error for OpError {}
 
 impl OpError {
     /// `Ok` where `got == expected`.

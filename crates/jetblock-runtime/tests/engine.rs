@@ -264,7 +264,7 @@ fn proof<K: Kernels>(kernels: &K, model: &Model) -> Report {
         &space,
         120,
         &mut fresh,
-        &mut |_| {},
+        &mut |_| std::ops::ControlFlow::Continue(()),
     )
     .expect("every run has an outcome")
 }

@@ -4,6 +4,7 @@ mod run;
 mod schedule;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use jetblock_models::model::Kernels;
 use jetblock_models::{Model, ModelError};
@@ -53,7 +54,7 @@ pub struct AxisReport {
 /// How to compute a run in a new process; returns the outcome's digests.
 pub type Spawn<'a> = dyn FnMut() -> Result<Outcome, RunError> + 'a;
 
-/// Computes `runs` schedules and compares each with the baseline. `progress` hears after each run.
+/// Computes `runs` schedules and compares each with the baseline. `progress` hears after each run and may end it all.
 pub fn verify<K: Kernels>(
     kernels: &K,
     model: &Model,
@@ -61,7 +62,7 @@ pub fn verify<K: Kernels>(
     space: &Space,
     runs: usize,
     spawn: &mut Spawn<'_>,
-    progress: &mut dyn FnMut(Axis),
+    progress: &mut dyn FnMut(Axis) -> ControlFlow<()>,
 ) -> Result<Report, RunError> {
     let mut pools = Pools::default();
     let baseline = run(kernels, model, subject, &space.baseline(), &mut pools)?;
@@ -90,7 +91,7 @@ pub fn verify<K: Kernels>(
         if !same && report.first_difference.is_none() {
             report.first_difference = Some(describe(axis, &schedule, &baseline, &outcome));
         }
-        progress(axis);
+        check_interrupted(progress(axis))?;
     }
     report.axes = axes.into_values().collect();
     Ok(report)
@@ -103,7 +104,7 @@ pub fn distinct<K: Kernels>(
     subject: &Subject,
     space: &Space,
     runs: usize,
-    progress: &mut dyn FnMut(),
+    progress: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<(usize, usize), RunError> {
     let mut pools = Pools::default();
     let mut seen = BTreeSet::new();
@@ -114,9 +115,16 @@ pub fn distinct<K: Kernels>(
         .collect();
     for (_, schedule) in &schedules {
         seen.insert(run(kernels, model, subject, schedule, &mut pools)?.fingerprint());
-        progress();
+        check_interrupted(progress())?;
     }
     Ok((schedules.len(), seen.len()))
+}
+
+fn check_interrupted(flow: ControlFlow<()>) -> Result<(), RunError> {
+    match flow {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(RunError::Interrupted),
+    }
 }
 
 /// A proof over rows that are all alike would prove nothing.

@@ -54,6 +54,9 @@ pub enum RunError {
     /// A process of its own could not be run.
     #[error("fresh process: {0}")]
     Process(String),
+    /// Whoever hears of the progress wanted no more.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 /// One [`Cpu`] for each thread count and level, with the scratch memory that later runs find used.

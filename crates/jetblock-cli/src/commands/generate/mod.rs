@@ -22,7 +22,7 @@ use crate::output::{Output, Unit};
 use crate::saved::write_whole;
 
 /// Where neither the request nor the checkpoint says how much to generate.
-const DEFAULT_MAX_TOKENS: usize = 256;
+pub const DEFAULT_MAX_TOKENS: usize = 256;
 
 /// Arguments of `jetblock generate`.
 #[derive(Clone, Debug, clap::Args)]
@@ -88,7 +88,7 @@ pub(crate) enum ReceiptDetail {
 }
 
 /// Bytes for states of the prompt when several samples share it.
-const PREFIX_CACHE_BYTES: usize = 1 << 30;
+pub const PREFIX_CACHE_BYTES: usize = 1 << 30;
 
 /// How long the model may think.
 #[derive(Clone, Debug, Default, clap::Args)]

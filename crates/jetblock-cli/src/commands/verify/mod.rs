@@ -2,15 +2,15 @@
 
 mod receipt;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use jetblock_control::Control;
-use jetblock_models::Model;
 use jetblock_models::gguf::Gguf;
 use jetblock_models::model::Contract;
+use jetblock_models::{Model, Options};
 use jetblock_numerics::rng::{self, Draw};
 use jetblock_runtime::receipt::Hex;
 use jetblock_runtime::verify::{self, Axis, Outcome, Pools, Report, RunError, Space, Subject};
@@ -22,6 +22,7 @@ use crate::Verdict;
 use crate::args::{Global, ModelArgs};
 use crate::bundled::Folder;
 use crate::output::{Output, Unit, table};
+use crate::program::Program;
 
 /// Arguments of `jetblock verify`.
 #[derive(Clone, Debug, clap::Args)]
@@ -59,15 +60,16 @@ struct Child {
 
 /// The report with the control beside it.
 #[derive(Serialize)]
-pub(crate) struct Proof {
+pub struct Proof {
     model: String,
     numerics_version: u32,
     operands: &'static str,
     kv: &'static str,
     tokens: usize,
     levels: Vec<&'static str>,
+    /// What all runs gave.
     #[serde(flatten)]
-    pub(crate) report: Report,
+    pub report: Report,
     /// Runs of the same schedules with the usual kernels.
     control_runs: usize,
     /// Different answers among them.
@@ -76,15 +78,6 @@ pub(crate) struct Proof {
 }
 
 pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Result<Verdict> {
-    anyhow::ensure!(
-        args.tokens >= 2,
-        "--tokens is {}, expected at least 2",
-        args.tokens
-    );
-    anyhow::ensure!(
-        args.max_threads >= 1,
-        "--max-threads is 0, expected at least 1"
-    );
     if let Some(file) = args.model.model.as_deref().filter(|path| is_receipt(path)) {
         return receipt::run(args, file, global, output);
     }
@@ -111,7 +104,7 @@ fn is_receipt(path: &Path) -> bool {
     path.is_file() && !Gguf::is_named(path)
 }
 
-/// Computes the whole matrix, and the control beside it.
+/// Computes the whole matrix, and the control beside it, showing progress.
 pub(crate) fn prove(
     args: &Args,
     global: &Global,
@@ -119,49 +112,181 @@ pub(crate) fn prove(
     folder: &Folder,
     model: &Model,
 ) -> anyhow::Result<Proof> {
-    let runs = if args.quick { 100 } else { args.runs };
-    let start = Instant::now();
-    let subject = subject(model, args.tokens);
-    let space = space(args, global);
-    let exe = std::env::current_exe().context("cannot find this program for fresh processes")?;
-    let mut spawn = || spawn(&exe, args, folder).map_err(|e| RunError::Process(format!("{e:#}")));
-    let bar = output.progress("comparing", runs as u64, Unit::Items);
-    let report = verify::verify(
-        &Contract,
+    let request = ProofRequest {
+        folder,
         model,
-        &subject,
-        &space,
-        runs,
-        &mut spawn,
-        &mut |_: Axis| bar.inc(1),
-    )?;
-    bar.finish_and_clear();
-    let (mut control_runs, mut control_distinct) = (0, 0);
-    if args.control_runs > 0 {
-        let bar = output.progress("control", args.control_runs as u64, Unit::Items);
-        let mut tick = || bar.inc(1);
-        (control_runs, control_distinct) = verify::distinct(
-            &Control,
-            model,
+        options: args.model.options(),
+        runs: if args.quick { 100 } else { args.runs },
+        control_runs: args.control_runs,
+        tokens: args.tokens,
+        max_threads: args.max_threads,
+        isa: global.isa,
+        program: &global.program,
+    };
+    let comparing = output.progress("comparing", request.runs as u64, Unit::Items);
+    let control = output.progress("control", request.control_runs as u64, Unit::Items);
+    let proof = request.prove(&mut |stage| {
+        match stage {
+            ProofStage::Comparing => comparing.inc(1),
+            ProofStage::Control => {
+                comparing.finish_and_clear();
+                control.inc(1);
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    comparing.finish_and_clear();
+    control.finish_and_clear();
+    proof
+}
+
+/// What is to be proved, of which model.
+#[derive(Debug)]
+pub struct ProofRequest<'a> {
+    /// Where the model came from; fresh processes load it again.
+    pub folder: &'a Folder,
+    /// The model.
+    pub model: &'a Model,
+    /// The options it was loaded with.
+    pub options: Options,
+    /// Runs to compare.
+    pub runs: usize,
+    /// Runs of the control beside it (the usual kernels); 0 leaves it out.
+    pub control_runs: usize,
+    /// Tokens of the request; at least 2.
+    pub tokens: usize,
+    /// Largest thread count to try; at least 1.
+    pub max_threads: usize,
+    /// The level of the baseline, the best where `None`.
+    pub isa: Option<Level>,
+    /// How a fresh process of this command is started.
+    pub program: &'a Program,
+}
+
+/// What a run was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProofStage {
+    /// The proof.
+    Comparing,
+    /// The control.
+    Control,
+}
+
+impl ProofRequest<'_> {
+    /// Computes all runs; `on_run` hears after each and may end it all.
+    pub fn prove(
+        &self,
+        on_run: &mut dyn FnMut(ProofStage) -> ControlFlow<()>,
+    ) -> anyhow::Result<Proof> {
+        let at_least = |name, got, least| {
+            anyhow::ensure!(got >= least, "{name} is {got}, expected at least {least}");
+            Ok(())
+        };
+        at_least("tokens", self.tokens, 2)?;
+        at_least("max_threads", self.max_threads, 1)?;
+        let start = Instant::now();
+        let subject = subject(self.model, self.tokens);
+        let space = self.space();
+        let mut spawn = || {
+            self.spawn()
+                .map_err(|e| RunError::Process(format!("{e:#}")))
+        };
+        let report = verify::verify(
+            &Contract,
+            self.model,
             &subject,
             &space,
-            args.control_runs,
-            &mut tick,
+            self.runs,
+            &mut spawn,
+            &mut |_: Axis| on_run(ProofStage::Comparing),
         )?;
-        bar.finish_and_clear();
+        let (mut control_runs, mut control_distinct) = (0, 0);
+        if self.control_runs > 0 {
+            (control_runs, control_distinct) = verify::distinct(
+                &Control,
+                self.model,
+                &subject,
+                &space,
+                self.control_runs,
+                &mut || on_run(ProofStage::Control),
+            )?;
+        }
+        Ok(Proof {
+            model: self.folder.name(),
+            numerics_version: jetblock_numerics::NUMERICS_VERSION,
+            operands: self.model.operand_kind().name(),
+            kv: self.model.kv_dtype().name(),
+            tokens: self.tokens,
+            levels: space.levels.iter().map(|level| level.name()).collect(),
+            report,
+            control_runs,
+            control_distinct,
+            seconds: start.elapsed().as_secs_f64(),
+        })
     }
-    Ok(Proof {
-        model: folder.name(),
-        numerics_version: jetblock_numerics::NUMERICS_VERSION,
-        operands: model.operand_kind().name(),
-        kv: model.kv_dtype().name(),
-        tokens: args.tokens,
-        levels: space.levels.iter().map(|level| level.name()).collect(),
-        report,
-        control_runs,
-        control_distinct,
-        seconds: start.elapsed().as_secs_f64(),
-    })
+
+    fn space(&self) -> Space {
+        // The baseline runs at the best level, or at the one that was asked for.
+        let mut levels = Level::available();
+        levels.reverse();
+        if let Some(isa) = self.isa {
+            levels.sort_by_key(|level| *level != isa);
+        }
+        // 1..=33, and on both sides of where kernels change their tiles and tasks.
+        let batch_sizes = (1..=33)
+            .chain([47, 48, 49, 63, 64, 65, 127, 128, 129])
+            .collect();
+        Space {
+            tokens: self.tokens,
+            levels,
+            max_threads: self.max_threads,
+            batch_sizes,
+        }
+    }
+
+    fn spawn(&self) -> anyhow::Result<Outcome> {
+        let mut command = self.program.command()?;
+        command.args([
+            "verify",
+            "--child",
+            "--quiet",
+            "--tokens",
+            &self.tokens.to_string(),
+        ]);
+        let options = self.options;
+        if let Some(kind) = options.operands {
+            command.args(["--operands", kind.name()]);
+        }
+        if let Some(dtype) = options.kv_dtype {
+            command.args(["--kv", dtype.name()]);
+        }
+        command.args(["--split", &options.split.to_string()]);
+        if options.hash_ties {
+            command.arg("--hash-ties");
+        }
+        command.arg("--json");
+        let output = command
+            .arg(self.folder.path())
+            .output()
+            .context("cannot start a fresh process")?;
+        anyhow::ensure!(
+            output.status.success(),
+            "it failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        let child: Child = serde_json::from_slice(&output.stdout)
+            .context("it printed something else than digests")?;
+        let digest = |hex: &str| {
+            hex.parse()
+                .map(|Hex(bytes)| Digest(bytes))
+                .map_err(anyhow::Error::msg)
+        };
+        Ok(Outcome {
+            logits: digest(&child.logits)?,
+            state: digest(&child.state)?,
+            rows: Vec::new(),
+        })
+    }
 }
 
 /// Tokens drawn from the whole vocabulary by a fixed formula: every model has the same request for its size.
@@ -180,25 +305,6 @@ fn subject(model: &Model, tokens: usize) -> Subject {
     };
     Subject {
         ids: (0..tokens as u64).map(id).collect(),
-    }
-}
-
-fn space(args: &Args, global: &Global) -> Space {
-    // The baseline runs at the best level, or at the one that was asked for.
-    let mut levels = Level::available();
-    levels.reverse();
-    if let Some(isa) = global.isa {
-        levels.sort_by_key(|level| *level != isa);
-    }
-    // 1..=33, and on both sides of where kernels change their tiles and tasks.
-    let batch_sizes = (1..=33)
-        .chain([47, 48, 49, 63, 64, 65, 127, 128, 129])
-        .collect();
-    Space {
-        tokens: args.tokens,
-        levels,
-        max_threads: args.max_threads,
-        batch_sizes,
     }
 }
 
@@ -221,50 +327,6 @@ fn child(model: &Model, args: &Args, output: &Output) -> anyhow::Result<Verdict>
         state: outcome.state.to_string(),
     })?;
     Ok(Verdict::Passed)
-}
-
-fn spawn(exe: &Path, args: &Args, folder: &Folder) -> anyhow::Result<Outcome> {
-    let mut command = Command::new(exe);
-    command.args([
-        "verify",
-        "--child",
-        "--quiet",
-        "--tokens",
-        &args.tokens.to_string(),
-    ]);
-    let options = args.model.options();
-    if let Some(kind) = options.operands {
-        command.args(["--operands", kind.name()]);
-    }
-    if let Some(dtype) = options.kv_dtype {
-        command.args(["--kv", dtype.name()]);
-    }
-    command.args(["--split", &options.split.to_string()]);
-    if options.hash_ties {
-        command.arg("--hash-ties");
-    }
-    command.arg("--json");
-    let output = command
-        .arg(folder.path())
-        .output()
-        .context("cannot start a fresh process")?;
-    anyhow::ensure!(
-        output.status.success(),
-        "it failed: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    let child: Child =
-        serde_json::from_slice(&output.stdout).context("it printed something else than digests")?;
-    let digest = |hex: &str| {
-        hex.parse()
-            .map(|Hex(bytes)| Digest(bytes))
-            .map_err(anyhow::Error::msg)
-    };
-    Ok(Outcome {
-        logits: digest(&child.logits)?,
-        state: digest(&child.state)?,
-        rows: Vec::new(),
-    })
 }
 
 impl Proof {

@@ -1,0 +1,30 @@
+//! `jetblock._core`: what the Python package needs of the Rust crates, and nothing that Python can do as well itself.
+//!
+//! Arrays come as they are, as `torch.Tensor` or `numpy.ndarray`; [`tensor`] finds their memory. Everything that computes
+//! releases Python's global lock while it does.
+
+mod checksum;
+mod command;
+mod error;
+mod model;
+mod pool;
+mod tensor;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use crate::checksum::{checksum, first_difference};
+    #[pymodule_export]
+    use crate::command::run_command;
+    #[pymodule_export]
+    use crate::model::{Generation, Model, available_isas};
+    #[pymodule_export]
+    use crate::pool::{get_cpu, set_cpu};
+
+    #[pymodule_export]
+    const NUMERICS_VERSION: u32 = jetblock_numerics::NUMERICS_VERSION;
+    #[pymodule_export]
+    const VERSION: &str = env!("CARGO_PKG_VERSION");
+}
