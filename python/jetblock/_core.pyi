@@ -8,12 +8,26 @@ __all__ = [
     "VERSION",
     "Generation",
     "Model",
+    "PackedWeight",
+    "activation",
+    "attention",
     "available_isas",
+    "causal_conv1d",
     "checksum",
+    "embedding",
     "first_difference",
     "get_cpu",
+    "linear",
+    "moe_router",
+    "rms_norm",
+    "rms_norm_gated",
+    "rope",
     "run_command",
+    "sample",
+    "selective_scan",
     "set_cpu",
+    "softmax",
+    "swiglu",
 ]
 
 NUMERICS_VERSION: Final[int]
@@ -25,6 +39,59 @@ def get_cpu() -> tuple[int, str]: ...
 def run_command(arguments: list[str]) -> int: ...
 def checksum(array: Any) -> str: ...
 def first_difference(left: Any, right: Any) -> tuple[int, str, str] | None: ...
+def activation(name: str, x: Any, out: Any) -> None: ...
+def attention(q: Any, k: Any, v: Any, split: int, out: Any) -> None: ...
+def causal_conv1d(x: Any, weight: Any, bias: Any | None, state: Any, out: Any) -> None: ...
+def embedding(ids: Any, weight: Any, out: Any) -> None: ...
+def linear(x: Any, weight: PackedWeight, bias: Any | None, out: Any) -> None: ...
+def moe_router(
+    logits: Any,
+    bias: Any,
+    num_experts_per_tok: int,
+    n_group: int,
+    topk_group: int,
+    norm_topk_prob: bool,
+    routed_scaling_factor: float,
+    experts: Any,
+    weights: Any,
+) -> None: ...
+def rms_norm(x: Any, weight: Any, eps: float, out: Any) -> None: ...
+def rms_norm_gated(y: Any, z: Any, weight: Any, groups: int, eps: float, out: Any) -> None: ...
+def rope(x: Any, start: int, theta: float, rotary_dim: int, out: Any) -> None: ...
+def sample(
+    logits: Any,
+    seeds: Any,
+    positions: Any,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    out: Any,
+) -> None: ...
+def selective_scan(
+    x: Any,
+    dt: Any,
+    a: Any,
+    b: Any,
+    c: Any,
+    d: Any,
+    dt_bias: Any,
+    dt_limit: tuple[float, float],
+    state: Any,
+    out: Any,
+) -> None: ...
+def softmax(x: Any, is_log: bool, out: Any) -> None: ...
+def swiglu(gate: Any, up: Any, out: Any) -> None: ...
+
+@final
+class PackedWeight:
+    def __new__(cls, weight: Any, kind: str) -> PackedWeight: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
 
 @final
 class Model:

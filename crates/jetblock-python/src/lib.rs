@@ -7,6 +7,7 @@ mod checksum;
 mod command;
 mod error;
 mod model;
+mod ops;
 mod pool;
 mod tensor;
 
@@ -20,6 +21,11 @@ mod _core {
     use crate::command::run_command;
     #[pymodule_export]
     use crate::model::{Generation, Model, available_isas};
+    #[pymodule_export]
+    use crate::ops::{
+        PackedWeight, activation, attention, causal_conv1d, embedding, linear, moe_router,
+        rms_norm, rms_norm_gated, rope, sample, selective_scan, softmax, swiglu,
+    };
     #[pymodule_export]
     use crate::pool::{get_cpu, set_cpu};
 

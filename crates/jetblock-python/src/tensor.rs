@@ -1,14 +1,16 @@
 //! Arrays of Python seen from Rust: `torch.Tensor` on the CPU and `numpy.ndarray`, without a copy.
 //!
 //! An array is its address, element type, shape and strides. What an operator needs as a slice is one where the elements
-//! lie in order; anything else is copied once, in logical order.
+//! lie in order and have its type; anything else is copied once, in logical order, and widened exactly.
 #![allow(
     unsafe_code,
     reason = "memory that Python owns is read and written in place"
 )]
 
 use std::borrow::Cow;
+use std::ops::Range;
 
+use jetblock_numerics::round;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -233,27 +235,160 @@ impl<'py> Tensor<'py> {
         }
     }
 
-    /// The elements as a slice to be written: f32, in order.
-    pub(crate) fn f32s_mut(&mut self, name: &str) -> PyResult<&mut [f32]> {
-        let is_aligned = self.data.addr().is_multiple_of(align_of::<f32>());
-        if self.element != Element::F32 || !self.is_contiguous() || !self.writable || !is_aligned {
+    /// The elements where they lie, if they do so in order and aligned.
+    fn slice<T: Plain>(&self) -> Option<&[T]> {
+        let is_aligned = self.data.addr().is_multiple_of(align_of::<T>());
+        if size_of::<T>() != self.element.size || !self.is_contiguous() || !is_aligned {
+            return None;
+        }
+        if self.len() == 0 {
+            return Some(&[]);
+        }
+        // SAFETY: as in `bytes`; the address is aligned, and every bit pattern is a `T`.
+        Some(unsafe { std::slice::from_raw_parts(self.data.cast::<T>(), self.len()) })
+    }
+
+    /// The same, to be written.
+    fn slice_mut<T: Plain>(&mut self, element: Element, name: &str) -> PyResult<&mut [T]> {
+        if self.element != element || !self.writable || self.slice::<T>().is_none() {
+            let and = if self.writable { "" } else { ", read-only" };
             return Err(argument(format!(
-                "{name} has dtype {}, strides {:?}{}, expected a contiguous writable f32 array",
-                self.element.name,
-                self.strides,
-                if self.writable {
-                    ""
-                } else {
-                    " and is read-only"
-                }
+                "{name} is {} with shape {:?} and strides of {:?} bytes{and}, expected a contiguous writable array of {}",
+                self.element.name, self.shape, self.strides, element.name
             )));
         }
         if self.len() == 0 {
             return Ok(&mut []);
         }
-        // SAFETY: as in `f32s`; the array is writable, and callers hand in memory that nothing else uses meanwhile.
-        Ok(unsafe { std::slice::from_raw_parts_mut(self.data.cast::<f32>(), self.len()) })
+        // SAFETY: as in `slice`; the array is writable, and nothing else uses its memory meanwhile: outputs are made for
+        // the call, and states are checked to lie apart from the inputs.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.data.cast::<T>(), self.len()) })
     }
+
+    /// The elements as f32: widened exactly, copied unless they are f32 in order already.
+    pub(crate) fn f32s(&self, name: &str) -> PyResult<Cow<'_, [f32]>> {
+        if self.element == Element::F32
+            && let Some(slice) = self.slice()
+        {
+            return Ok(Cow::Borrowed(slice));
+        }
+        let bytes = self.bytes();
+        let words = bytes
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|b| u16::from_le_bytes(*b));
+        Ok(Cow::Owned(match self.element {
+            Element::F32 => {
+                let words = bytes.as_chunks::<4>().0.iter();
+                words.map(|b| f32::from_le_bytes(*b)).collect()
+            }
+            Element::BF16 => words.map(round::bf16_to_f32).collect(),
+            Element::F16 => words.map(round::f16_to_f32).collect(),
+            other => return Err(wrong_dtype(name, other, "f32, bf16 or f16")),
+        }))
+    }
+
+    /// The elements as integers.
+    pub(crate) fn i64s(&self, name: &str) -> PyResult<Cow<'_, [i64]>> {
+        if self.element == Element::I64
+            && let Some(slice) = self.slice()
+        {
+            return Ok(Cow::Borrowed(slice));
+        }
+        let bytes = self.bytes();
+        Ok(Cow::Owned(match self.element {
+            Element::I64 => {
+                let words = bytes.as_chunks::<8>().0.iter();
+                words.map(|b| i64::from_le_bytes(*b)).collect()
+            }
+            Element::I32 => {
+                let words = bytes.as_chunks::<4>().0.iter();
+                words.map(|b| i32::from_le_bytes(*b).into()).collect()
+            }
+            other => return Err(wrong_dtype(name, other, "i64 or i32")),
+        }))
+    }
+
+    /// The elements as ids.
+    pub(crate) fn u32s(&self, name: &str) -> PyResult<Vec<u32>> {
+        let id = |&id: &i64| {
+            u32::try_from(id)
+                .map_err(|_| argument(format!("{name} has the id {id}, expected 0 to 2^32 - 1")))
+        };
+        self.i64s(name)?.iter().map(id).collect()
+    }
+
+    /// The elements to be written: f32, in order.
+    pub(crate) fn f32s_mut(&mut self, name: &str) -> PyResult<&mut [f32]> {
+        self.slice_mut(Element::F32, name)
+    }
+
+    /// The elements to be written: i64, in order.
+    pub(crate) fn i64s_mut(&mut self, name: &str) -> PyResult<&mut [i64]> {
+        self.slice_mut(Element::I64, name)
+    }
+
+    /// The codes of a bf16 or f16 array, to be written.
+    pub(crate) fn words_mut(&mut self, name: &str) -> PyResult<&mut [u16]> {
+        self.slice_mut(self.element, name)
+    }
+
+    /// Swaps the last two dimensions if the elements then lie in order, and tells whether they do.
+    pub(crate) fn transpose_last_two(&mut self) -> bool {
+        let rank = self.shape.len();
+        self.shape.swap(rank - 2, rank - 1);
+        self.strides.swap(rank - 2, rank - 1);
+        let is_in_order = self.is_contiguous();
+        if !is_in_order {
+            self.shape.swap(rank - 2, rank - 1);
+            self.strides.swap(rank - 2, rank - 1);
+        }
+        is_in_order
+    }
+
+    /// `Ok` where this array, which is written, shares no memory with those.
+    pub(crate) fn check_apart(&self, name: &str, others: &[&Tensor<'_>]) -> PyResult<()> {
+        let own = self.addresses();
+        let is_shared = others
+            .iter()
+            .map(|other| other.addresses())
+            .any(|other| own.start < other.end && other.start < own.end);
+        match is_shared {
+            true => Err(argument(format!(
+                "{name} shares memory with another argument, expected memory of its own"
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    /// From the lowest to the highest address of any element.
+    fn addresses(&self) -> Range<usize> {
+        if self.len() == 0 {
+            return 0..0;
+        }
+        let (mut low, mut high) = (0_isize, self.element.size as isize);
+        for (&dim, &stride) in self.shape.iter().zip(&self.strides) {
+            let reach = (dim as isize - 1) * stride;
+            low += reach.min(0);
+            high += reach.max(0);
+        }
+        let at = |offset| self.data.addr().wrapping_add_signed(offset);
+        at(low)..at(high)
+    }
+}
+
+/// Types of which every bit pattern is a value.
+trait Plain {}
+impl Plain for f32 {}
+impl Plain for i64 {}
+impl Plain for u16 {}
+
+fn wrong_dtype(name: &str, got: Element, expected: &str) -> PyErr {
+    argument(format!(
+        "{name} has dtype {}, expected {expected}",
+        got.name
+    ))
 }
 
 const EXPECTED: &str = "a real, integer or bool dtype";

@@ -1,0 +1,57 @@
+//! The operators on arrays of Python, one function each: shapes are checked here, values by the operator itself.
+//!
+//! Inputs are f32, bf16 or f16 at any strides: read in place where they are f32 in order, else copied once and widened
+//! exactly. The arithmetic is the contract's in f32; an output of two bytes is rounded once at the end. The caller
+//! brings the outputs.
+
+mod rows;
+mod sequence;
+mod shape;
+mod token;
+mod weight;
+
+use jetblock_numerics::round;
+use jetblock_ops::OpError;
+use jetblock_simd::Cpu;
+use pyo3::prelude::*;
+
+use crate::error::argument;
+use crate::pool;
+use crate::tensor::{Element, Tensor};
+
+pub(crate) use rows::{activation, rms_norm, rms_norm_gated, softmax, swiglu};
+pub(crate) use sequence::{attention, causal_conv1d, rope, selective_scan};
+pub(crate) use token::{embedding, moe_router, sample};
+pub(crate) use weight::{PackedWeight, linear};
+
+/// Elements of a two-byte output worth a thread of their own.
+const GRAIN: usize = 1 << 15;
+
+/// Runs an operator that writes f32, without Python's lock, and rounds where the output has another dtype.
+fn compute(
+    py: Python<'_>,
+    out: &mut Tensor<'_>,
+    op: impl FnOnce(&mut [f32], &Cpu) -> Result<(), OpError> + Send,
+) -> PyResult<()> {
+    let cpu = pool::operators()?;
+    let round: fn(f32) -> u16 = match out.element {
+        Element::BF16 => round::f32_to_bf16,
+        Element::F16 => round::f32_to_f16,
+        _ => {
+            let out = out.f32s_mut("out")?;
+            return py.detach(|| op(out, &cpu)).map_err(argument);
+        }
+    };
+    let out = out.words_mut("out")?;
+    let result = py.detach(|| {
+        let mut wide = vec![0.0; out.len()];
+        op(&mut wide, &cpu)?;
+        cpu.par_rows(out, 1, GRAIN, |first, out| {
+            for (out, &x) in out.iter_mut().zip(&wide[first..]) {
+                *out = round(x);
+            }
+        });
+        Ok(())
+    });
+    result.map_err(|e: OpError| argument(e))
+}

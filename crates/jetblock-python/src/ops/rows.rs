@@ -1,0 +1,135 @@
+//! Operators on the rows or elements of one array.
+
+use jetblock_ops::Columns;
+use jetblock_ops::activation::Activation;
+use jetblock_ops::rms_norm::RmsNorm;
+use jetblock_ops::rms_norm_gated::RmsNormGated;
+use jetblock_ops::softmax::{Scale, Softmax};
+use jetblock_ops::swiglu::SwiGlu;
+use pyo3::prelude::*;
+
+use super::{compute, shape};
+use crate::error::argument;
+use crate::tensor::Tensor;
+
+/// `out [.., D]` of `x [.., D]` and `weight [D]`.
+#[pyfunction]
+pub(crate) fn rms_norm(
+    py: Python<'_>,
+    x: Tensor<'_>,
+    weight: Tensor<'_>,
+    eps: f32,
+    mut out: Tensor<'_>,
+) -> PyResult<()> {
+    let width = shape::last("rms_norm", "x", &x)?;
+    shape::check(
+        "rms_norm",
+        "weight",
+        &weight,
+        "D, the last dimension of x",
+        &[width],
+    )?;
+    shape::check("rms_norm", "out", &out, "as x", &x.shape)?;
+    let (x, weight) = (x.f32s("rms_norm: x")?, weight.f32s("rms_norm: weight")?);
+    let (x, weight) = (&x[..], &weight[..]);
+    compute(py, &mut out, |out, cpu| {
+        RmsNorm { x, weight, eps }.cpu(out, cpu)
+    })
+}
+
+/// `out [.., D]` of `y [.., D]`, the gate `z [.., D]` and `weight [D]`, normalised in groups.
+#[pyfunction]
+pub(crate) fn rms_norm_gated(
+    py: Python<'_>,
+    y: Tensor<'_>,
+    z: Tensor<'_>,
+    weight: Tensor<'_>,
+    groups: usize,
+    eps: f32,
+    mut out: Tensor<'_>,
+) -> PyResult<()> {
+    const OP: &str = "rms_norm_gated";
+    let width = shape::last(OP, "y", &y)?;
+    shape::check(OP, "z", &z, "as y", &y.shape)?;
+    shape::check(
+        OP,
+        "weight",
+        &weight,
+        "D, the last dimension of y",
+        &[width],
+    )?;
+    shape::check(OP, "out", &out, "as y", &y.shape)?;
+    let (y, z) = (y.f32s("rms_norm_gated: y")?, z.f32s("rms_norm_gated: z")?);
+    let weight = weight.f32s("rms_norm_gated: weight")?;
+    let (y, z, weight) = (&y[..], Columns::whole(&z, width), &weight[..]);
+    let op = RmsNormGated {
+        y,
+        z,
+        weight,
+        groups,
+        eps,
+    };
+    compute(py, &mut out, |out, cpu| op.cpu(out, cpu))
+}
+
+/// `out = f(x)`, elementwise; f by name.
+#[pyfunction]
+pub(crate) fn activation(
+    py: Python<'_>,
+    name: &str,
+    x: Tensor<'_>,
+    mut out: Tensor<'_>,
+) -> PyResult<()> {
+    let f = match name {
+        "relu2" => Activation::Relu2,
+        "silu" => Activation::Silu,
+        "sigmoid" => Activation::Sigmoid,
+        "softplus" => Activation::Softplus,
+        "gelu_tanh" => Activation::GeluTanh,
+        "gelu" => Activation::GeluErf,
+        _ => return Err(argument(format!("{name:?} is no activation"))),
+    };
+    shape::check(name, "out", &out, "as x", &x.shape)?;
+    let x = x.f32s("x")?;
+    let x = &x[..];
+    compute(py, &mut out, |out, cpu| f.cpu(x, out, cpu))
+}
+
+/// `out = silu(gate) * up`.
+#[pyfunction]
+pub(crate) fn swiglu(
+    py: Python<'_>,
+    gate: Tensor<'_>,
+    up: Tensor<'_>,
+    mut out: Tensor<'_>,
+) -> PyResult<()> {
+    shape::check("swiglu", "up", &up, "as gate", &gate.shape)?;
+    shape::check("swiglu", "out", &out, "as gate", &gate.shape)?;
+    let (gate, up) = (gate.f32s("swiglu: gate")?, up.f32s("swiglu: up")?);
+    let (gate, up) = (&gate[..], &up[..]);
+    compute(py, &mut out, |out, cpu| {
+        out.copy_from_slice(gate);
+        SwiGlu { up }.cpu(out, cpu)
+    })
+}
+
+/// Softmax of the last dimension, or its logarithm.
+#[pyfunction]
+pub(crate) fn softmax(
+    py: Python<'_>,
+    x: Tensor<'_>,
+    is_log: bool,
+    mut out: Tensor<'_>,
+) -> PyResult<()> {
+    let (op, scale) = match is_log {
+        true => ("log_softmax", Scale::Log),
+        false => ("softmax", Scale::Linear),
+    };
+    let row_len = shape::last(op, "x", &x)?;
+    shape::check(op, "out", &out, "as x", &x.shape)?;
+    let x = x.f32s(op)?;
+    let x = &x[..];
+    compute(py, &mut out, |out, cpu| {
+        Softmax { x, row_len, scale }.cpu(out, cpu)
+    })
+}

@@ -1,0 +1,243 @@
+//! Operators along the tokens of sequences. Arrays are `[B, T, ..]`: B sequences of T tokens each.
+
+use jetblock_ops::attention::{Attention, KvCache, KvCacheConfig, KvDtype};
+use jetblock_ops::causal_conv1d::{CausalConv1d, transpose_weight};
+use jetblock_ops::linear::OperandKind;
+use jetblock_ops::rope::{Rope, RopeConfig, RopeScaling, RopeTable};
+use jetblock_ops::selective_scan::{SelectiveScan, state_from_canonical, state_to_canonical};
+use jetblock_ops::{Columns, Segment};
+use pyo3::prelude::*;
+
+use super::{compute, shape};
+use crate::error::argument;
+use crate::tensor::{Element, Tensor};
+
+/// B sequences of T tokens, each at position `start`.
+fn segments(batch: usize, tokens: usize, start: usize) -> Vec<Segment> {
+    let segment = |b: usize| Segment {
+        rows: b * tokens..(b + 1) * tokens,
+        start,
+    };
+    (0..batch).map(segment).collect()
+}
+
+/// `out [B, T, C]` of `x [B, T, C]`, `weight [C, K]`, `bias [C]`; `state [B, K - 1, C]` f32 is advanced.
+#[pyfunction]
+#[pyo3(signature = (x, weight, bias, state, out))]
+pub(crate) fn causal_conv1d(
+    py: Python<'_>,
+    x: Tensor<'_>,
+    weight: Tensor<'_>,
+    bias: Option<Tensor<'_>>,
+    mut state: Tensor<'_>,
+    mut out: Tensor<'_>,
+) -> PyResult<()> {
+    const OP: &str = "causal_conv1d";
+    let [batch, tokens, channels] = shape::dims(OP, "x", &x, "[B, T, C]")?;
+    let [_, kernel] = shape::dims(OP, "weight", &weight, "[C, K]")?;
+    shape::check(OP, "weight", &weight, "[C, K]", &[channels, kernel])?;
+    shape::check(
+        OP,
+        "state",
+        &state,
+        "[B, K - 1, C]",
+        &[batch, kernel - 1, channels],
+    )?;
+    shape::check(OP, "out", &out, "as x", &x.shape)?;
+    if let Some(bias) = &bias {
+        shape::check(OP, "bias", bias, "C", &[channels])?;
+    }
+    let bias_or_x = bias.as_ref().unwrap_or(&x);
+    state.check_apart("causal_conv1d: state", &[&x, &weight, bias_or_x])?;
+    let weight = transpose_weight(&weight.f32s("causal_conv1d: weight")?, channels);
+    let x = x.f32s("causal_conv1d: x")?;
+    let bias = bias
+        .as_ref()
+        .map(|bias| bias.f32s("causal_conv1d: bias"))
+        .transpose()?;
+    let state = state.f32s_mut("causal_conv1d: state")?;
+    let segments = segments(batch, tokens, 0);
+    let op = CausalConv1d {
+        x: Columns::whole(&x, channels),
+        weight: &weight,
+        bias: bias.as_deref(),
+        segments: &segments,
+    };
+    compute(py, &mut out, |out, cpu| {
+        op.cpu(&mut per_sequence(state, batch), out, cpu)
+    })
+}
+
+/// Equal parts of the states of `batch` sequences, which may be empty.
+fn per_sequence(states: &mut [f32], batch: usize) -> Vec<&mut [f32]> {
+    let len = states.len().checked_div(batch).unwrap_or(0);
+    let mut rest = states;
+    let mut parts = Vec::with_capacity(batch);
+    for _ in 0..batch {
+        let (part, after) = rest.split_at_mut(len);
+        parts.push(part);
+        rest = after;
+    }
+    parts
+}
+
+/// `out [B, T, H, P]` of `x [B, T, H, P]`, `dt [B, T, H]`, `a [H]`, `b` and `c [B, T, G, N]`, `d [H]`, `dt_bias [H]`;
+/// `state [B, H, P, N]` f32 is advanced.
+#[pyfunction]
+pub(crate) fn selective_scan(
+    py: Python<'_>,
+    x: Tensor<'_>,
+    dt: Tensor<'_>,
+    a: Tensor<'_>,
+    b: Tensor<'_>,
+    c: Tensor<'_>,
+    d: Tensor<'_>,
+    dt_bias: Tensor<'_>,
+    dt_limit: (f32, f32),
+    mut state: Tensor<'_>,
+    mut out: Tensor<'_>,
+) -> PyResult<()> {
+    const OP: &str = "selective_scan";
+    let [batch, tokens, heads, head_dim] = shape::dims(OP, "x", &x, "[B, T, H, P]")?;
+    let [_, _, groups, state_len] = shape::dims(OP, "b", &b, "[B, T, G, N]")?;
+    let group_shape = [batch, tokens, groups, state_len];
+    shape::check(OP, "b", &b, "[B, T, G, N]", &group_shape)?;
+    shape::check(OP, "c", &c, "[B, T, G, N]", &group_shape)?;
+    shape::check(OP, "dt", &dt, "[B, T, H]", &[batch, tokens, heads])?;
+    for (name, vector) in [("a", &a), ("d", &d), ("dt_bias", &dt_bias)] {
+        shape::check(OP, name, vector, "H", &[heads])?;
+    }
+    let state_shape = [batch, heads, head_dim, state_len];
+    shape::check(OP, "state", &state, "[B, H, P, N]", &state_shape)?;
+    shape::check(OP, "out", &out, "as x", &x.shape)?;
+    state.check_apart(
+        "selective_scan: state",
+        &[&x, &dt, &a, &b, &c, &d, &dt_bias],
+    )?;
+    let (x, dt) = (x.f32s("selective_scan: x")?, dt.f32s("selective_scan: dt")?);
+    let (b, c) = (b.f32s("selective_scan: b")?, c.f32s("selective_scan: c")?);
+    let (a, d) = (a.f32s("selective_scan: a")?, d.f32s("selective_scan: d")?);
+    let dt_bias = dt_bias.f32s("selective_scan: dt_bias")?;
+    let segments = segments(batch, tokens, 0);
+    let op = SelectiveScan {
+        x: Columns::whole(&x, heads * head_dim),
+        b: Columns::whole(&b, groups * state_len),
+        c: Columns::whole(&c, groups * state_len),
+        dt_raw: Columns::whole(&dt, heads),
+        dt_bias: &dt_bias,
+        a: &a,
+        d: &d,
+        groups,
+        dt_limit,
+        segments: &segments,
+    };
+    // The operator keeps p contiguous. A state that lies so already, as the ones made here do, is advanced in place.
+    if state.transpose_last_two() {
+        let state = state.f32s_mut("selective_scan: state")?;
+        return compute(py, &mut out, |out, cpu| {
+            op.cpu(&mut per_sequence(state, batch), out, cpu)
+        });
+    }
+    let state = state.f32s_mut("selective_scan: state")?;
+    compute(py, &mut out, |out, cpu| {
+        let mut own = match state.is_empty() {
+            true => Vec::new(),
+            false => state_from_canonical(state, state_len, head_dim),
+        };
+        op.cpu(&mut per_sequence(&mut own, batch), out, cpu)?;
+        if !own.is_empty() {
+            state.copy_from_slice(&state_to_canonical(&own, state_len, head_dim));
+        }
+        Ok(())
+    })
+}
+
+/// `out [B, T, H, K]` of `q [B, T, H, K]`, `k` and `v [B, S, HK, K]`: causal, the last query at the last key.
+#[pyfunction]
+pub(crate) fn attention(
+    py: Python<'_>,
+    q: Tensor<'_>,
+    k: Tensor<'_>,
+    v: Tensor<'_>,
+    split: usize,
+    mut out: Tensor<'_>,
+) -> PyResult<()> {
+    const OP: &str = "attention";
+    let [batch, tokens, heads, head_dim] = shape::dims(OP, "q", &q, "[B, T, H, K]")?;
+    let [_, keys, kv_heads, _] = shape::dims(OP, "k", &k, "[B, S, HK, K]")?;
+    let kv_shape = [batch, keys, kv_heads, head_dim];
+    shape::check(OP, "k", &k, "[B, S, HK, K]", &kv_shape)?;
+    shape::check(OP, "v", &v, "[B, S, HK, K]", &kv_shape)?;
+    shape::check(OP, "out", &out, "as q", &q.shape)?;
+    if keys < tokens {
+        return Err(argument(format!(
+            "{OP}: k has {keys} tokens, expected at least the {tokens} of q"
+        )));
+    }
+    let is_bf16 = [&q, &k, &v]
+        .iter()
+        .all(|tensor| tensor.element == Element::BF16);
+    let config = KvCacheConfig {
+        num_key_value_heads: kv_heads,
+        head_dim,
+        kind: if is_bf16 {
+            OperandKind::Bf16
+        } else {
+            OperandKind::F32
+        },
+        dtype: if is_bf16 { KvDtype::Bf16 } else { KvDtype::F32 },
+        k_scale: 1.0,
+        v_scale: 1.0,
+    };
+    let (q, k) = (q.f32s("attention: q")?, k.f32s("attention: k")?);
+    let v = v.f32s("attention: v")?;
+    let (q, k, v) = (&q[..], &k[..], &v[..]);
+    compute(py, &mut out, |out, cpu| {
+        let mut caches = Vec::with_capacity(batch);
+        for b in 0..batch {
+            let mut cache = KvCache::new(config)?;
+            let width = kv_heads * head_dim;
+            let rows = b * keys..(b + 1) * keys;
+            cache.append(Columns::whole(k, width), Columns::whole(v, width), rows)?;
+            caches.push(cache);
+        }
+        let caches: Vec<&KvCache> = caches.iter().collect();
+        let op = Attention {
+            q: Columns::whole(q, heads * head_dim),
+            segments: &segments(batch, tokens, keys - tokens),
+            caches: &caches,
+            num_attention_heads: heads,
+            split,
+        };
+        op.cpu(out, cpu)
+    })
+}
+
+/// `out [B, T, H, K]`: `x` with its pairs turned; the first token is at position `start`.
+#[pyfunction]
+pub(crate) fn rope(
+    py: Python<'_>,
+    x: Tensor<'_>,
+    start: usize,
+    theta: f64,
+    rotary_dim: usize,
+    mut out: Tensor<'_>,
+) -> PyResult<()> {
+    let [batch, tokens, _, head_dim] = shape::dims("rope", "x", &x, "[B, T, H, K]")?;
+    shape::check("rope", "out", &out, "as x", &x.shape)?;
+    let config = RopeConfig {
+        theta,
+        rotary_dim,
+        scaling: RopeScaling::None,
+    };
+    let frequencies = config.inverse_frequencies().map_err(argument)?;
+    let x = x.f32s("rope: x")?;
+    let x = &x[..];
+    compute(py, &mut out, |out, cpu| {
+        let mut table = RopeTable::default();
+        table.fill(&frequencies, &segments(batch, tokens, start));
+        out.copy_from_slice(x);
+        let table = &table;
+        Rope { table, head_dim }.cpu(out, cpu)
+    })
+}

@@ -1,0 +1,73 @@
+"""`torch.ops.jetblock.*`: importing this module registers the operators with PyTorch, for tensors on the CPU.
+
+>>> import torch, jetblock.torch_ops
+>>> torch.ops.jetblock.relu2(torch.tensor([-1.0, 2.0, 3.0]))
+tensor([0., 4., 9.])
+
+Each has a version for tensors without data, so `torch.compile` and export trace through it. There are no gradients: the
+operators are for inference, and `backward` says so.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch
+
+import jetblock.ops._define  # noqa: F401 (fills the list)
+from jetblock.ops._registry import OPERATORS, Operator
+from jetblock.ops._weights import CACHE
+
+LIBRARY = torch.library.Library("jetblock", "DEF")
+
+
+class _OnTorch:
+    def empty(self, shape: Sequence[int], like: torch.Tensor, dtype: str | None = None) -> torch.Tensor:
+        return torch.empty(shape, dtype=getattr(torch, dtype) if dtype else like.dtype, device=like.device)
+
+    def zeros(self, shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(shape, dtype=torch.float32, device=like.device)
+
+    def copy(self, array: torch.Tensor) -> torch.Tensor:
+        return array.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+
+    def transpose_last_two(self, array: torch.Tensor) -> torch.Tensor:
+        return array.transpose(-1, -2)
+
+    def run(self, function: Callable[..., object], *arguments: Any) -> None:
+        function(*arguments)
+
+    def packed_weight(self, weight: torch.Tensor, kind: str) -> Any:
+        return CACHE.get(weight, kind)
+
+
+class _OnNothing(_OnTorch):
+    """Shapes only."""
+
+    def run(self, function: Callable[..., object], *arguments: Any) -> None:
+        pass
+
+
+def _register(operator: Operator) -> Callable[..., Any]:
+    name, define = operator.name, operator.define
+    LIBRARY.define(f"{name}{operator.schema}")
+    on, on_nothing = _OnTorch(), _OnNothing()
+    LIBRARY.impl(name, lambda *arguments, **options: define(on, *arguments, **options), "CPU")
+    torch.library.register_fake(
+        f"jetblock::{name}", lambda *arguments, **options: define(on_nothing, *arguments, **options), lib=LIBRARY
+    )
+    if not operator.changes_inputs:
+
+        def backward(*_: object) -> NoReturn:
+            raise NotImplementedError(f"jetblock::{name} has no gradient: it is for inference, use torch.no_grad()")
+
+        torch.library.register_autograd(f"jetblock::{name}", backward, lib=LIBRARY)
+    function: Callable[..., Any] = getattr(torch.ops.jetblock, name).default
+    return function
+
+
+_FUNCTIONS = {name: _register(operator) for name, operator in OPERATORS.items()}
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Calls an operator on tensors, by its name."""
+    return _FUNCTIONS[name](*arguments)
