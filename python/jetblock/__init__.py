@@ -25,12 +25,14 @@ from jetblock.model import (
     ToolCallError,
     load,
 )
+from jetblock.receipts import Comparison, Receipt, Replays
 
 __version__ = _core.VERSION
 
 __all__ = [
     "NUMERICS_VERSION",
     "ArgumentError",
+    "Comparison",
     "Completion",
     "Completions",
     "Delta",
@@ -41,6 +43,8 @@ __all__ = [
     "Model",
     "ModelError",
     "Proof",
+    "Receipt",
+    "Replays",
     "Speculation",
     "Stream",
     "ToolCall",

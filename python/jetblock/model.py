@@ -3,11 +3,12 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from jetblock import _core
 from jetblock._errors import ArgumentError
+from jetblock.receipts import Receipt, Replays, comparison
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +49,7 @@ class Completion:
         log_probs: ln p of each token under the unmodified logits, f32 values.
         forced: Which of the tokens were forced by the thinking budget, by index.
         finish_reason: `stop_token`, `stop_string`, `max_tokens`, `max_tokens_in_reasoning`.
+        receipt: What proves it, where one was asked for.
     """
 
     content: str
@@ -58,6 +60,7 @@ class Completion:
     log_probs: tuple[float, ...]
     forced: tuple[int, ...]
     finish_reason: str
+    receipt: Receipt | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,11 @@ class Completions(Sequence[Completion]):
         """Why the first sample ended."""
         return self.samples[0].finish_reason
 
+    @property
+    def receipt(self) -> Receipt | None:
+        """The first sample's receipt, where one was asked for."""
+        return self.samples[0].receipt
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:
@@ -173,6 +181,7 @@ def _completion(sample: dict[str, Any]) -> Completion:
         log_probs=tuple(sample["log_probs"]),
         forced=tuple(sample["forced"]),
         finish_reason=sample["finish_reason"],
+        receipt=Receipt(sample["receipt"]) if sample["receipt"] else None,
     )
 
 
@@ -241,6 +250,7 @@ class GenerateOptions(TypedDict, total=False):
         now: Date for templates that print it, such as 2026-11-23; the clock is never read.
         show_special_tokens: Whether control tokens are part of the text.
         speculate: Guess up to so many tokens ahead from what followed the same words before.
+        receipt: Write a receipt for each sample, with digests of all logits, or of the states after each layer too.
     """
 
     max_tokens: int | None
@@ -265,6 +275,7 @@ class GenerateOptions(TypedDict, total=False):
     now: str | None
     show_special_tokens: bool
     speculate: int
+    receipt: Literal["logits", "layers"] | None
 
 
 class Model:
@@ -359,6 +370,7 @@ class Model:
         now: str | None = None,
         show_special_tokens: bool = False,
         speculate: int = 0,
+        receipt: Literal["logits", "layers"] | None = None,
     ) -> _core.Generation:
         is_messages = not isinstance(prompt, str)
         _check_chat_options(
@@ -396,6 +408,7 @@ class Model:
             thinking_grace=_integer("thinking_grace", thinking_grace, 0, 2**62),
             thinking_close=thinking_close,
             speculate=_integer("speculate", speculate, 0, 64),
+            receipt=receipt,
         )
 
     def encode(self, prompt: str | Sequence[Message]) -> list[int]:
@@ -483,6 +496,20 @@ class Model:
                 for name in ("runs", "identical", "logits", "state", "control_runs", "control_distinct", "seconds")
             },
         )
+
+    def verify_receipt(self, receipt: Receipt) -> Replays:
+        """Runs a receipt's request again: as one prompt, token by token, in a batch, at every instruction set.
+
+        The model's operands, KV dtype and split have to be the receipt's, else the comparisons name them as causes.
+
+        >>> import jetblock
+        >>> receipt = jetblock.load().generate("In the beginning", max_tokens=4, receipt="logits").receipt
+        >>> replays = jetblock.load(kv="fp8").verify_receipt(receipt)
+        >>> bool(replays), replays.runs["token by token"].causes
+        (False, {'contract.kv': ('bf16', 'fp8')})
+        """
+        runs = json.loads(self._core.verify_receipt(receipt.text))
+        return Replays({name: comparison(found) for name, found in runs})
 
 
 def load(

@@ -207,6 +207,47 @@ def test_verify_proves(model: jetblock.Model) -> None:
         model.verify(runs=0)
 
 
+def test_receipts_are_run_again_and_compared(model: jetblock.Model, tmp_path: Path) -> None:
+    answers = model.generate(PROMPT, max_tokens=12, seed=7, n=2, receipt="layers")
+    assert [sample.receipt is None for sample in answers] == [False, False]
+    receipt, other = (sample.receipt for sample in answers)
+    replays = model.verify_receipt(receipt)
+    assert replays
+    assert len(replays.runs) >= 3
+    assert all(comparison.steps == 12 for comparison in replays.runs.values())
+    assert model.verify_receipt(other)
+    # The samples part, and the receipts say why.
+    between = receipt.compare(other)
+    assert not between
+    assert between.causes == {"request.sample_index": ("0", "1")}
+    # Nothing changes on the way through a file, and a changed digest is found.
+    file = tmp_path / "receipt.json"
+    receipt.save(file)
+    assert jetblock.Receipt.open(file) == receipt
+    assert [path.name for path in tmp_path.iterdir()] == ["receipt.json"]
+    facts = receipt.facts
+    facts["steps"][5]["layers"][3] = "0" * 16
+    changed = model.verify_receipt(jetblock.Receipt(json.dumps(facts)))
+    assert not changed
+    for comparison in changed.runs.values():
+        assert comparison.first_difference is not None
+        assert comparison.first_difference.startswith("step 5 (position 14): the hidden state after layer 3")
+        assert comparison.causes == {}
+    assert model.generate(PROMPT, max_tokens=2).receipt is None
+
+
+def test_what_is_no_receipt_is_refused(model: jetblock.Model, tmp_path: Path) -> None:
+    for text in ["", "{}", '{"receipt": 2}', "\x00" * 9]:
+        with pytest.raises(jetblock.ArgumentError, match="receipt"):
+            jetblock.Receipt(text)
+    file = tmp_path / "receipt.json"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(jetblock.ArgumentError, match=r"receipt\.json"):
+        jetblock.Receipt.open(file)
+    with pytest.raises(jetblock.ArgumentError, match='receipt is "all", expected "logits" or "layers"'):
+        model.generate(PROMPT, receipt="all")
+
+
 def test_several_threads_share_a_model(model: jetblock.Model) -> None:
     alone = [model.generate(PROMPT, max_tokens=16, seed=seed)[0] for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:

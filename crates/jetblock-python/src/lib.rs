@@ -20,7 +20,7 @@ mod _core {
     #[pymodule_export]
     use crate::command::run_command;
     #[pymodule_export]
-    use crate::model::{Generation, Model, available_isas};
+    use crate::model::{Generation, Model, available_isas, check_receipt, compare_receipts};
     #[pymodule_export]
     use crate::ops::{
         PackedWeight, activation, attention, causal_conv1d, embedding, linear, moe_router,

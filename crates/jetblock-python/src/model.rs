@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use jetblock_cli::{DEFAULT_MAX_TOKENS, Folder, PREFIX_CACHE_BYTES, ProofRequest};
-use jetblock_models::{LogitRows, Options, Piece, detector};
+use jetblock_models::{LogitRows, ModelDigests, ModelError, Options, Piece, detector};
 use jetblock_ops::attention::KvDtype;
 use jetblock_ops::linear::OperandKind;
 use jetblock_ops::sampling::SamplingParams;
+use jetblock_runtime::receipt::{self, Comparison, Environment, Fact, ModelFacts, Receipt};
+use jetblock_runtime::verify::Pools;
 use jetblock_runtime::{
-    ChatRequest, Completion, EngineOptions, Prompt, Session, SkipSpecialTokens, TextError,
-    TextRequest, Think, ThinkingBudget,
+    Answers, ChatRequest, Completion, EngineOptions, Prompt, Record, Session, SessionError,
+    SkipSpecialTokens, TextError, TextRequest, Think, ThinkingBudget,
 };
 use jetblock_simd::Level;
 use jetblock_tensor::digest;
@@ -32,6 +34,8 @@ pub(crate) struct Model {
     options: Options,
     session: Arc<Session>,
     pool: Pool,
+    /// Computed when a receipt first needs it.
+    facts: OnceLock<ModelFacts>,
 }
 
 #[pymethods]
@@ -71,6 +75,7 @@ impl Model {
                 options,
                 session: Arc::new(session),
                 pool,
+                facts: OnceLock::new(),
             })
         })
     }
@@ -128,7 +133,8 @@ impl Model {
     /// Begins to answer a request.
     #[pyo3(signature = (prompt, *, is_messages, tools, template_arguments, think, literal_markers, now,
         temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias,
-        max_tokens, seed, n, stop, show_special_tokens, thinking_budget, thinking_grace, thinking_close, speculate))]
+        max_tokens, seed, n, stop, show_special_tokens, thinking_budget, thinking_grace, thinking_close, speculate,
+        receipt))]
     fn start(
         &self,
         py: Python<'_>,
@@ -156,7 +162,9 @@ impl Model {
         thinking_grace: Option<usize>,
         thinking_close: Option<String>,
         speculate: usize,
+        receipt: Option<&str>,
     ) -> PyResult<Generation> {
+        let record = receipt.map_or(Ok(Record::Nothing), record)?;
         let prompt = if is_messages {
             let mut request = ChatRequest::new(json_list("messages", prompt)?);
             request.tools = tools.map_or(Ok(Vec::new()), |tools| json_list("tools", tools))?;
@@ -201,21 +209,50 @@ impl Model {
                     closing: thinking_close,
                     tokens,
                 }),
+                record,
             };
             let options = EngineOptions {
                 speculate,
                 prefix_cache_bytes: if n > 1 { PREFIX_CACHE_BYTES } else { 0 },
                 ..EngineOptions::default()
             };
-            let (_, prompt_tokens) = self.session.encode(&request.prompt)?;
             let generation = self.session.start(&request, &cpu, options)?;
-            Ok((generation, prompt_tokens))
+            let recorded = match record {
+                Record::Nothing => None,
+                _ => Some(Recorded {
+                    session: self.session.clone(),
+                    facts: self.model_facts(&cpu)?,
+                    environment: Environment::here(self.folder.name(), &cpu, options),
+                    request,
+                }),
+            };
+            Ok((generation, recorded))
         };
-        let (generation, prompt_tokens) = py.detach(start).map_err(error::request)?;
+        let (generation, recorded) = py.detach(start).map_err(error::request)?;
         Ok(Generation {
+            prompt_tokens: generation.prompt_tokens().to_vec(),
             generation: Mutex::new(Some(generation)),
-            prompt_tokens,
+            recorded,
         })
+    }
+
+    /// Runs a receipt's request again under other schedules: each one's name and comparison, as JSON.
+    fn verify_receipt(&self, py: Python<'_>, text: &str) -> PyResult<String> {
+        let receipt = read(text)?;
+        let cpu = self.pool.get()?;
+        let facts = py.detach(|| self.model_facts(&cpu)).map_err(error::model)?;
+        let replays = receipt::schedules(&receipt, cpu.threads(), &receipt::fast_levels());
+        let mut pools = Pools::default();
+        let mut runs = Vec::new();
+        for run in &replays {
+            let again = py.detach(|| {
+                receipt::replay(&self.session, facts.clone(), &receipt, run, &mut pools)
+            });
+            let again = again.map_err(|e| argument(error::message(e)))?;
+            runs.push((&run.name, comparison(&receipt, &again)));
+            py.check_signals()?;
+        }
+        serde_json::to_string(&runs).map_err(error::model)
     }
 
     /// Every logit of `ids`, fed in these pieces, into `out [T, V]`; the digests of logits and state.
@@ -251,7 +288,7 @@ impl Model {
             }];
             let rows = py.detach(|| {
                 let mut results = model.forward(&mut batch, &cpu, &mut workspace)?;
-                Ok::<_, jetblock_models::ModelError>(results.remove(0))
+                Ok::<_, ModelError>(results.remove(0))
             });
             let rows = rows.map_err(|e| argument(error::message(e)))?;
             let rows = rows.map_err(|e| JetBlockError::new_err(error::message(e)))?;
@@ -305,6 +342,47 @@ impl Model {
     }
 }
 
+impl Model {
+    fn model_facts(&self, cpu: &jetblock_simd::Cpu) -> Result<ModelFacts, ModelError> {
+        if let Some(facts) = self.facts.get() {
+            return Ok(facts.clone());
+        }
+        let digests = ModelDigests::compute(self.folder.path(), cpu, &mut |_| {})?;
+        let facts = ModelFacts::of(&self.session.model, &digests);
+        Ok(self.facts.get_or_init(|| facts).clone())
+    }
+}
+
+/// What a receipt needs besides the answers.
+struct Recorded {
+    session: Arc<Session>,
+    facts: ModelFacts,
+    request: TextRequest,
+    environment: Environment,
+}
+
+impl Recorded {
+    /// The receipts of all samples, in order.
+    fn receipts(&self, answers: &Answers) -> Result<Vec<String>, SessionError> {
+        let prompt = &answers.prompt_tokens;
+        let receipt = |(sample, completion)| {
+            let (facts, environment) = (self.facts.clone(), self.environment.clone());
+            let (session, request) = (&self.session, &self.request);
+            Receipt::new(
+                session,
+                facts,
+                request,
+                prompt,
+                sample,
+                completion,
+                environment,
+            )
+            .map(|receipt| receipt.to_json())
+        };
+        (0..).zip(&answers.samples).map(receipt).collect()
+    }
+}
+
 /// Sample, reasoning, content.
 type Text = (u32, String, String);
 
@@ -315,6 +393,7 @@ pub(crate) struct Generation {
     generation: Mutex<Option<jetblock_runtime::Generation>>,
     #[pyo3(get)]
     prompt_tokens: Vec<u32>,
+    recorded: Option<Recorded>,
 }
 
 #[pymethods]
@@ -346,7 +425,17 @@ impl Generation {
             .take();
         let generation = generation.ok_or_else(|| argument("the answers were taken already"))?;
         let answers = generation.into_answers();
-        let samples = answers.samples.iter().map(|sample| dict(py, sample));
+        let receipts = self
+            .recorded
+            .as_ref()
+            .map_or(Ok(Vec::new()), |recorded| recorded.receipts(&answers))
+            .map_err(error::request)?;
+        let mut receipts = receipts.into_iter();
+        let samples = answers.samples.iter().map(|sample| {
+            let dict = dict(py, sample)?;
+            dict.set_item("receipt", receipts.next())?;
+            Ok(dict)
+        });
         let stats = answers.speculation;
         let stats = [
             stats.decode_steps,
@@ -385,6 +474,52 @@ pub(crate) fn available_isas() -> Vec<&'static str> {
         .iter()
         .map(|level| level.name())
         .collect()
+}
+
+/// What differs between two receipts, as JSON.
+#[pyfunction]
+pub(crate) fn compare_receipts(left: &str, right: &str) -> PyResult<String> {
+    Ok(comparison(&read(left)?, &read(right)?).to_string())
+}
+
+fn comparison(left: &Receipt, right: &Receipt) -> Value {
+    let Comparison {
+        first,
+        steps,
+        causes,
+        environment,
+        ..
+    } = receipt::compare(left, right);
+    let facts = |facts: Vec<Fact>| -> Map<String, Value> {
+        let pair = |fact: Fact| (fact.name, serde_json::json!([fact.left, fact.right]));
+        facts.into_iter().map(pair).collect()
+    };
+    serde_json::json!({
+        "steps": steps,
+        "first_difference": first.map(|first| first.to_string()),
+        "causes": facts(causes),
+        "environment": facts(environment),
+    })
+}
+
+/// Ok where this is the text of a receipt.
+#[pyfunction]
+pub(crate) fn check_receipt(text: &str) -> PyResult<()> {
+    read(text).map(drop)
+}
+
+fn read(text: &str) -> PyResult<Receipt> {
+    Receipt::from_json(text.as_bytes()).map_err(|e| argument(error::message(e)))
+}
+
+fn record(detail: &str) -> PyResult<Record> {
+    match detail {
+        "logits" => Ok(Record::Logits),
+        "layers" => Ok(Record::Layers),
+        _ => Err(argument(format!(
+            "receipt is {detail:?}, expected \"logits\" or \"layers\""
+        ))),
+    }
 }
 
 fn json<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> PyResult<T> {

@@ -276,6 +276,11 @@ pub struct Generation {
 }
 
 impl Generation {
+    /// The prompt's tokens.
+    pub fn prompt_tokens(&self) -> &[u32] {
+        &self.prompt
+    }
+
     /// Whether every sample is complete.
     pub fn is_finished(&self) -> bool {
         self.engine.is_idle()

@@ -26,7 +26,7 @@ use crate::{
 
 pub use compare::{Comparison, Difference, Fact, Place, compare};
 pub use hex::Hex;
-pub use replay::{Replay, ReplayError, replay, schedules};
+pub use replay::{Replay, ReplayError, fast_levels, replay, schedules};
 
 /// The version of the format.
 pub const FORMAT: u32 = 1;

@@ -45,6 +45,16 @@ pub enum ReplayError {
     Session(#[from] SessionError),
 }
 
+/// All levels of this processor but the scalar one, which takes some fifty times as long.
+pub fn fast_levels() -> Vec<Level> {
+    let mut levels = Level::available();
+    levels.reverse();
+    if levels.len() > 1 {
+        levels.retain(|&level| level != Level::Scalar);
+    }
+    levels
+}
+
 /// The runs that show a receipt's bits: as one prompt, token by token, in pieces among hostile neighbours, and at each level.
 pub fn schedules(receipt: &Receipt, threads: usize, levels: &[Level]) -> Vec<Replay> {
     let prompt = receipt.request.prompt_tokens.len();

@@ -10,7 +10,6 @@ use jetblock_ops::linear::OperandKind;
 use jetblock_runtime::Session;
 use jetblock_runtime::receipt::{self, Comparison, ContractFacts, ModelFacts, Receipt};
 use jetblock_runtime::verify::Pools;
-use jetblock_simd::Level;
 use serde::Serialize;
 
 use super::Args;
@@ -54,7 +53,7 @@ pub(super) fn run(
 
     let levels = match global.isa {
         Some(level) => vec![level],
-        None => fast_levels(),
+        None => receipt::fast_levels(),
     };
     let replays = receipt::schedules(&receipt, cpu.threads(), &levels);
     let bar = output.progress("comparing", replays.len() as u64, Unit::Items);
@@ -131,16 +130,6 @@ fn options(contract: &ContractFacts) -> anyhow::Result<Options> {
         split: contract.split,
         hash_ties: contract.hash_ties,
     })
-}
-
-/// All levels of this processor but the scalar one, which takes some fifty times as long: `--isa scalar` asks for it.
-fn fast_levels() -> Vec<Level> {
-    let mut levels = Level::available();
-    levels.reverse();
-    if levels.len() > 1 {
-        levels.retain(|&level| level != Level::Scalar);
-    }
-    levels
 }
 
 fn text(runs: &[Run]) -> String {
