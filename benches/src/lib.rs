@@ -37,7 +37,8 @@ pub enum Clock {
 }
 
 impl Clock {
-    fn now(self) -> Duration {
+    /// Time on it so far.
+    pub fn now(self) -> Duration {
         let id = match self {
             Clock::Thread => libc::CLOCK_THREAD_CPUTIME_ID,
             Clock::Process => libc::CLOCK_PROCESS_CPUTIME_ID,

@@ -21,7 +21,7 @@ const FLAGS: [&str; 9] = [
 pub(crate) fn run(shell: &Shell, args: &[String]) -> Result<(), String> {
     let (target, args) = args
         .split_first()
-        .ok_or("fuzz needs a target: config, gguf, header or index")?;
+        .ok_or("fuzz needs a target: config, gguf, header, index or state")?;
     let seeds = shell.root.join("fuzz/seeds").join(target);
     if !seeds.is_dir() {
         return Err(format!(

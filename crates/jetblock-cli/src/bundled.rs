@@ -5,9 +5,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use jetblock_models::ModelDigests;
 use jetblock_models::gguf::Gguf;
+use jetblock_simd::Cpu;
 use jetblock_tensor::digest;
 
+use crate::output::{Output, Unit};
 use crate::saved::write_whole;
 
 const FILES: [(&str, &[u8]); 6] = [
@@ -86,6 +89,17 @@ impl Folder {
             Folder::Given(path) => path.display().to_string(),
             Folder::Bundled(_) => NAME.to_string(),
         }
+    }
+
+    /// The model's digests; reads all its weights, showing progress.
+    pub(crate) fn digests(&self, cpu: &Cpu, output: &Output) -> anyhow::Result<ModelDigests> {
+        let bar = output.progress("hashing", 0, Unit::Bytes);
+        let digests = ModelDigests::compute(self.path(), cpu, &mut |progress| {
+            bar.set_length(progress.total);
+            bar.set_position(progress.done);
+        })?;
+        bar.finish_and_clear();
+        Ok(digests)
     }
 }
 

@@ -132,6 +132,10 @@ Generation:
       --speculate <N>        Guess up to N tokens ahead from what followed the same words before; changes the speed, and no bit [default: 0]
       --show-special-tokens  Print control tokens such as <|im_end|> too
 
+Kept prompts (they change the speed, and no bit):
+      --prefix-cache <DIR>      Keep the states of prompts in this folder, and go on from the longest that is there; it tells the prompts to who can read it
+      --prefix-cache-bytes <N>  Most bytes of files in it, of all models together; the least recently used go first [default: 1073741824]
+
 Receipt:
       --receipt <FILE>           Write a receipt: model, contract, request, and the digest of every logit behind the answer (`jetblock verify FILE`)
       --receipt-detail <DETAIL>  What the receipt has of each token: digests of its logits, or of the hidden state after each layer too [default: logits] [possible values: logits, layers]

@@ -17,5 +17,6 @@ mod workspace;
 pub use digests::ModelDigests;
 pub use error::ModelError;
 pub use model::{LayerRows, LoadProgress, LogitRows, Model, Observe, Options, Piece, PieceResult};
+pub use saved_state::{Prefixes, StateCodec, StatePiece};
 pub use state::{SequenceError, SequenceState};
 pub use workspace::Workspace;

@@ -1,7 +1,8 @@
 //! What one sequence carries from token to token: KV cache, convolution state, SSM state.
 //!
 //! A state is a plain value. Cloning it is a snapshot, assigning a clone back is a restore or a rollback, dropping it
-//! frees everything; each is exact, because the recurrence and the caches hold unrounded contract values.
+//! frees everything; each is exact, because the recurrence and the caches hold unrounded contract values. Cloning it often
+//! forks one sequence into many: they share their keys and values, in blocks of 64 tokens, until one side writes to a block.
 
 use jetblock_ops::attention::KvCache;
 use jetblock_ops::selective_scan;

@@ -216,7 +216,9 @@ impl Model {
                 prefix_cache_bytes: if n > 1 { PREFIX_CACHE_BYTES } else { 0 },
                 ..EngineOptions::default()
             };
-            let generation = self.session.start(&request, &cpu, options)?;
+            let generation = self
+                .session
+                .start(&request, self.session.engine(&cpu, options))?;
             let recorded = match record {
                 Record::Nothing => None,
                 _ => Some(Recorded {

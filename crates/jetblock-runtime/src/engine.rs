@@ -15,7 +15,7 @@ use jetblock_ops::softmax;
 use jetblock_simd::{Cpu, fp_env};
 use jetblock_tensor::{Digest, digest};
 
-use crate::prefix_cache::{PrefixCache, common_prefix};
+use crate::prefix_cache::{PrefixCache, PrefixFolder, common_prefix};
 use crate::speculate::{self, DraftLength};
 
 /// What to generate.
@@ -135,7 +135,8 @@ pub struct EngineOptions {
     pub speculate: usize,
     /// Bytes of sequence states kept for prompts that begin alike; 0 keeps none.
     pub prefix_cache_bytes: usize,
-    /// Prompt tokens from one kept state to the next. A state is kept before a prompt's last token too.
+    /// Prompt tokens from one kept state to the next; doubled as often as it takes to keep at most 16 of a prompt. A state is
+    /// kept before a prompt's last token too, and at the end of the output.
     pub prefix_interval: usize,
 }
 
@@ -202,9 +203,17 @@ impl Sequence {
     }
 }
 
+/// Most states kept of a prompt before its last token: for a long one, intervals double.
+const MAX_KEPT: usize = 16;
+
+/// Tokens from one kept state of a prompt to the next.
+fn spacing(prompt: usize, interval: usize) -> usize {
+    interval * (prompt / interval).div_ceil(MAX_KEPT).next_power_of_two()
+}
+
 /// The next number of tokens after `fed` at which a prompt's state is kept, if it has one.
 fn next_kept(fed: usize, prompt: usize, interval: usize) -> Option<usize> {
-    let last = prompt - 1;
+    let (last, interval) = (prompt - 1, spacing(prompt, interval));
     (fed < last).then(|| last.min((fed / interval + 1) * interval))
 }
 
@@ -267,6 +276,14 @@ impl Engine {
     /// The states kept for prompts that begin alike, if the options ask for any.
     pub fn prefix_cache(&mut self) -> Option<&mut PrefixCache> {
         self.prefixes.as_mut()
+    }
+
+    /// Looks for states of prompts in this folder too. What is to be kept is written there when memory has no room for it, and
+    /// by [`PrefixCache::flush`].
+    pub fn keep_prefixes_in(&mut self, folder: PrefixFolder) {
+        let bytes = self.options.prefix_cache_bytes;
+        let prefixes = self.prefixes.get_or_insert_with(|| PrefixCache::new(bytes));
+        prefixes.set_folder(folder);
     }
 
     /// How well guesses did so far.
@@ -394,9 +411,9 @@ impl Engine {
                 computed.conclude(sequence, &self.cpu, &mut self.speculation, &mut events);
             if let Some(prefixes) = &mut self.prefixes {
                 let fed = sequence.state.tokens();
-                let (prompt, interval) =
-                    (sequence.request.prompt.len(), self.options.prefix_interval);
-                let at_kept = fed + 1 == prompt || fed < prompt && fed.is_multiple_of(interval);
+                let prompt = sequence.request.prompt.len();
+                let spacing = spacing(prompt, self.options.prefix_interval);
+                let at_kept = fed + 1 == prompt || fed < prompt && fed.is_multiple_of(spacing);
                 // What the next turn of a conversation begins with.
                 if at_kept || done[index] {
                     prefixes.keep(&sequence.tokens[..fed], &sequence.state);

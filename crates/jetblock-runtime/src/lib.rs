@@ -37,7 +37,7 @@ pub use engine::{
 pub use error::TextError;
 pub use generation_config::{GENERATION_CONFIG_FILE, GenerationConfig};
 pub use message::{FunctionCall, Message, ToolCall};
-pub use prefix_cache::{PrefixCache, PrefixStats};
+pub use prefix_cache::{FolderStats, PrefixCache, PrefixFolder, PrefixStats};
 pub use reasoning::{Delta, ReasoningSplitter, THINK_END, THINK_START, prompt_opens_thinking};
 pub use recommended::{Mode, Recommendation};
 pub use session::{Answers, Defaults, Generation, Prompt, Session, SessionError, TextRequest};

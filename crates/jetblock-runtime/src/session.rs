@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use jetblock_models::gguf::Gguf;
 use jetblock_models::{LoadProgress, Model, ModelError, Options};
@@ -81,8 +82,10 @@ pub struct Answers {
     pub samples: Vec<Completion>,
     /// How well guesses did.
     pub speculation: SpeculationStats,
-    /// The prompt's states that samples shared.
+    /// The prompt's states that were kept and found.
     pub prefixes: Option<PrefixStats>,
+    /// From the request to the first token of any sample. The one thing here that is not the same in every run.
+    pub seconds_to_first_token: f64,
 }
 
 /// Why a session cannot be opened or a request cannot be answered.
@@ -204,15 +207,20 @@ impl Session {
             .render(request)?)
     }
 
-    /// Answers a request; `on_text` hears each piece of text that can no longer change, with its sample's index.
+    /// An engine for this model.
+    pub fn engine(&self, cpu: &Cpu, options: EngineOptions) -> Engine {
+        Engine::new(self.model.clone(), cpu.clone(), options)
+    }
+
+    /// Answers a request on an engine of this session; `on_text` hears each piece of text that can no longer change, with its
+    /// sample's index.
     pub fn generate(
         &self,
         request: &TextRequest,
-        cpu: &Cpu,
-        options: EngineOptions,
+        engine: Engine,
         on_text: &mut dyn FnMut(u32, &Delta),
     ) -> Result<Answers, SessionError> {
-        let mut generation = self.start(request, cpu, options)?;
+        let mut generation = self.start(request, engine)?;
         while !generation.is_finished() {
             for (sample, delta) in generation.step()? {
                 on_text(sample, &delta);
@@ -221,16 +229,15 @@ impl Session {
         Ok(generation.into_answers())
     }
 
-    /// Begins to answer a request; [`Generation::step`] goes on with it.
+    /// Begins to answer a request on an engine of this session; [`Generation::step`] goes on with it.
     pub fn start(
         &self,
         request: &TextRequest,
-        cpu: &Cpu,
-        options: EngineOptions,
+        mut engine: Engine,
     ) -> Result<Generation, SessionError> {
+        let start = Instant::now();
         let (text, prompt) = self.encode(&request.prompt)?;
         let budget = self.budget_rule(request.thinking_budget.as_ref(), &prompt)?;
-        let mut engine = Engine::new(self.model.clone(), cpu.clone(), options);
         let mut samples = Vec::new();
         for sample_index in 0..request.samples {
             let id = engine.submit(Request {
@@ -250,6 +257,8 @@ impl Session {
             engine,
             prompt,
             samples,
+            start,
+            seconds_to_first_token: None,
         })
     }
 
@@ -273,6 +282,8 @@ pub struct Generation {
     engine: Engine,
     prompt: Vec<u32>,
     samples: Vec<Sample>,
+    start: Instant,
+    seconds_to_first_token: Option<f64>,
 }
 
 impl Generation {
@@ -292,6 +303,8 @@ impl Generation {
         for event in self.engine.step()? {
             let (Event::Token { id, .. } | Event::Finished { id, .. } | Event::Failed { id, .. }) =
                 &event;
+            let elapsed = || self.start.elapsed().as_secs_f64();
+            self.seconds_to_first_token.get_or_insert_with(elapsed);
             let Some(index) = self.samples.iter().position(|sample| sample.id == *id) else {
                 continue;
             };
@@ -306,6 +319,11 @@ impl Generation {
         Ok(deltas)
     }
 
+    /// The engine that it runs on.
+    pub fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
     /// The answers; a sample that is not complete has no finish reason.
     pub fn into_answers(mut self) -> Answers {
         Answers {
@@ -317,6 +335,7 @@ impl Generation {
                 .into_iter()
                 .map(Sample::into_completion)
                 .collect(),
+            seconds_to_first_token: self.seconds_to_first_token.unwrap_or_default(),
         }
     }
 }

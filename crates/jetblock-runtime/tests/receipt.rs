@@ -57,7 +57,7 @@ fn receipt_of(session: &Session, facts: &ModelFacts, request: &TextRequest) -> R
         ..EngineOptions::default()
     };
     let answers = session
-        .generate(request, &cpu, options, &mut |_, _| {})
+        .generate(request, session.engine(&cpu, options), &mut |_, _| {})
         .expect("a valid request");
     let environment = Environment::here("demo".into(), &cpu, options);
     let (prompt, sample) = (&answers.prompt_tokens, &answers.samples[1]);

@@ -71,7 +71,8 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
     };
     let start = Instant::now();
     let mut printed = Ok(());
-    let answers = session.generate(&request, &cpu, EngineOptions::default(), &mut |_, delta| {
+    let engine = session.engine(&cpu, EngineOptions::default());
+    let answers = session.generate(&request, engine, &mut |_, delta| {
         if printed.is_ok() {
             printed = print(&format!("{}{}", delta.reasoning, delta.content));
         }

@@ -95,7 +95,10 @@ impl Model {
                 got: options.split.to_string(),
             });
         }
-        let key = format!("{config:?} {options:?} {kind:?} {kv_dtype}");
+        let Options {
+            split, hash_ties, ..
+        } = options;
+        let key = format!("{config:?} {kind:?} {kv_dtype} {split} {hash_ties}");
         let fingerprint = digest::combine(&key, &[]);
         let inverse_frequencies = match &config.rope {
             Some(rope) => rope.inverse_frequencies()?,
@@ -155,13 +158,7 @@ impl Model {
         let config = &self.config;
         let layer = |(index, kind): (usize, &LayerKind)| match kind {
             LayerKind::Mamba => {
-                let dims = MambaDims {
-                    heads: config.mamba_num_heads,
-                    head_dim: config.mamba_head_dim,
-                    state: config.ssm_state_size,
-                    conv_dim: config.conv_dim(),
-                    taps: config.conv_kernel,
-                };
+                let dims = self.mamba_dims();
                 LayerState::Mamba {
                     conv: vec![0.0; dims.conv_len()],
                     ssm: vec![0.0; dims.ssm_len()],
@@ -179,6 +176,17 @@ impl Model {
             tokens: 0,
             layers: config.layers.iter().enumerate().map(layer).collect(),
             failed: None,
+        }
+    }
+
+    /// The extents of its Mamba layers' states, where it has such layers.
+    pub(crate) fn mamba_dims(&self) -> MambaDims {
+        MambaDims {
+            heads: self.config.mamba_num_heads,
+            head_dim: self.config.mamba_head_dim,
+            state: self.config.ssm_state_size,
+            conv_dim: self.config.conv_dim(),
+            taps: self.config.conv_kernel,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Reading a cache: element by element, as bytes, and back.
 
+use std::ops::Range;
+
 use jetblock_numerics::round;
 use jetblock_tensor::{Digest, digest};
 
@@ -63,7 +65,15 @@ impl KvCache {
 
     /// The keys as little-endian bytes, `[len, KVH, head_dim]` in the cache dtype (NUMERICS.md section 12).
     pub fn key_bytes(&self) -> Vec<u8> {
-        self.export(|head, position, row, bytes| match self.keys() {
+        self.key_bytes_of(0..self.len())
+    }
+
+    /// [`key_bytes`](Self::key_bytes) of some tokens.
+    ///
+    /// # Panics
+    /// If the cache does not hold them.
+    pub fn key_bytes_of(&self, tokens: Range<usize>) -> Vec<u8> {
+        self.export(tokens, |head, position, row, bytes| match self.keys() {
             Keys::Codes(blocks) => {
                 let (block, slot) = self.place(position);
                 bytes.extend(key_codes(blocks.head(block, head), slot));
@@ -77,7 +87,15 @@ impl KvCache {
 
     /// The values as little-endian bytes, `[len, KVH, head_dim]` in the cache dtype (NUMERICS.md section 12).
     pub fn value_bytes(&self) -> Vec<u8> {
-        self.export(|head, position, row, bytes| match self.values() {
+        self.value_bytes_of(0..self.len())
+    }
+
+    /// [`value_bytes`](Self::value_bytes) of some tokens.
+    ///
+    /// # Panics
+    /// If the cache does not hold them.
+    pub fn value_bytes_of(&self, tokens: Range<usize>) -> Vec<u8> {
+        self.export(tokens, |head, position, row, bytes| match self.values() {
             Values::Codes(blocks) => {
                 let (block, slot) = self.place(position);
                 bytes.extend(value_codes(self.config(), blocks.head(block, head), slot));
@@ -141,11 +159,15 @@ impl KvCache {
         Ok(cache)
     }
 
-    fn export(&self, mut write: impl FnMut(usize, usize, &mut [f32], &mut Vec<u8>)) -> Vec<u8> {
+    fn export(
+        &self,
+        tokens: Range<usize>,
+        mut write: impl FnMut(usize, usize, &mut [f32], &mut Vec<u8>),
+    ) -> Vec<u8> {
         let config = self.config();
-        let mut bytes = Vec::with_capacity(self.len() * config.token_bytes());
+        let mut bytes = Vec::with_capacity(tokens.len() * config.token_bytes());
         let mut row = vec![0.0_f32; config.head_dim];
-        for position in 0..self.len() {
+        for position in tokens {
             for head in 0..config.num_key_value_heads {
                 write(head, position, &mut row, &mut bytes);
             }

@@ -1,5 +1,6 @@
 //! `jetblock generate`: continues a prompt or answers a chat, streaming to standard output.
 
+mod prefix;
 mod prompt;
 mod sampling;
 
@@ -7,7 +8,6 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use jetblock_models::ModelDigests;
 use jetblock_ops::sampling::SamplingParams;
 use jetblock_runtime::receipt::{Environment, ModelFacts, Receipt};
 use jetblock_runtime::{
@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::Verdict;
 use crate::args::{Global, ModelArgs};
-use crate::output::{Output, Unit};
+use crate::output::Output;
 use crate::saved::write_whole;
 
 /// Where neither the request nor the checkpoint says how much to generate.
@@ -66,6 +66,8 @@ pub(crate) struct Args {
     /// Print control tokens such as <|im_end|> too
     #[arg(long, help_heading = "Generation")]
     pub(crate) show_special_tokens: bool,
+    #[command(flatten)]
+    pub(crate) prefix: prefix::PrefixArgs,
     /// Write a receipt: model, contract, request, and the digest of every logit behind the answer (`jetblock verify FILE`)
     #[arg(long, value_name = "FILE", help_heading = "Receipt")]
     pub(crate) receipt: Option<PathBuf>,
@@ -87,7 +89,7 @@ pub(crate) enum ReceiptDetail {
     Layers,
 }
 
-/// Bytes for states of the prompt when several samples share it.
+/// Bytes in memory for states of the prompt when several samples or processes share it.
 pub const PREFIX_CACHE_BYTES: usize = 1 << 30;
 
 /// How long the model may think.
@@ -151,17 +153,33 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
     let mut closed = Ok(());
     let options = EngineOptions {
         speculate: args.speculate.into(),
-        prefix_cache_bytes: if args.n > 1 { PREFIX_CACHE_BYTES } else { 0 },
+        prefix_cache_bytes: if args.n > 1 || args.prefix.prefix_cache.is_some() {
+            PREFIX_CACHE_BYTES
+        } else {
+            0
+        },
         ..EngineOptions::default()
     };
-    let answers = session.generate(&request, &cpu, options, &mut |_, delta| {
-        if is_streaming {
-            output.aside(&delta.reasoning);
-            if closed.is_ok() {
-                closed = output.print(&delta.content);
+    let mut engine = session.engine(&cpu, options);
+    let mut digests = None;
+    if let Some(path) = &args.prefix.prefix_cache {
+        // Kept states are of these weights: each run knows them by their digest.
+        let weights = digests.insert(folder.digests(&cpu, output)?).weights;
+        engine.keep_prefixes_in(args.prefix.open(path, &session, weights)?);
+    }
+    let mut generation = session.start(&request, engine)?;
+    while !generation.is_finished() {
+        for (_, delta) in generation.step()? {
+            if is_streaming {
+                output.aside(&delta.reasoning);
+                if closed.is_ok() {
+                    closed = output.print(&delta.content);
+                }
             }
         }
-    })?;
+    }
+    let kept = prefix::write(generation.engine(), output);
+    let answers = generation.into_answers();
     let completions = &answers.samples;
     closed?;
     let failed = completions
@@ -172,12 +190,10 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
     }
     if let Some(file) = &args.receipt {
         let environment = Environment::here(folder.name(), &cpu, options);
-        let bar = output.progress("hashing", 0, Unit::Bytes);
-        let digests = ModelDigests::compute(folder.path(), &cpu, &mut |progress| {
-            bar.set_length(progress.total);
-            bar.set_position(progress.done);
-        })?;
-        bar.finish_and_clear();
+        let digests = match digests {
+            Some(digests) => digests,
+            None => folder.digests(&cpu, output)?,
+        };
         let model = ModelFacts::of(&session.model, &digests);
         write_receipt(file, &session, model, &request, &answers, environment)?;
     }
@@ -188,12 +204,20 @@ pub(crate) fn run(args: &Args, global: &Global, output: &Output) -> anyhow::Resu
             "samples": completions,
             "speculation": answers.speculation,
             "prefixes": answers.prefixes,
+            "prefix_folder": kept,
+            "seconds_to_first_token": answers.seconds_to_first_token,
         }))?;
     } else if is_streaming {
         output.print("\n")?;
         print_calls(&completions[0], output)?;
     } else {
         print_samples(completions, output)?;
+    }
+    if let Some(kept) = kept {
+        output.remark(&format!(
+            "({} tokens of the prompt were kept, {} states written)",
+            kept.tokens, kept.written
+        ));
     }
     if args.speculate > 0 {
         let stats = answers.speculation;

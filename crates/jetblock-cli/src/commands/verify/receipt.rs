@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use jetblock_models::{ModelDigests, Options};
+use jetblock_models::Options;
 use jetblock_ops::attention::KvDtype;
 use jetblock_ops::linear::OperandKind;
 use jetblock_runtime::Session;
@@ -43,12 +43,7 @@ pub(super) fn run(
         .model
         .load_over(recorded, &folder, output, Session::open)?;
     let cpu = global.cpu()?;
-    let bar = output.progress("hashing", 0, Unit::Bytes);
-    let digests = ModelDigests::compute(folder.path(), &cpu, &mut |progress| {
-        bar.set_length(progress.total);
-        bar.set_position(progress.done);
-    })?;
-    bar.finish_and_clear();
+    let digests = folder.digests(&cpu, output)?;
     let model = ModelFacts::of(&session.model, &digests);
 
     let levels = match global.isa {

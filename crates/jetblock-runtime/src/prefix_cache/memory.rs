@@ -1,15 +1,15 @@
-//! Sequence states kept for prompts that begin alike.
-//!
-//! A state after n tokens is a function of those tokens alone (NUMERICS.md), so a sequence that continues from a kept state
-//! has the bits of one that was fed from the start: a hit cannot be told from a miss, at whatever token the state was taken.
+//! Kept states in memory.
 //!
 //! Bytes are counted exactly: keys and values that several kept states share count once. When they exceed the budget the
-//! least recently used state goes, then the next; a state larger than the whole budget is not kept.
+//! least recently used state goes, then the next; a state larger than the whole budget is not kept. With a folder behind it,
+//! a state is written there when [`PrefixCache::flush`] is called, or when it goes before that.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound::{Included, Unbounded};
 
 use jetblock_models::SequenceState;
+
+use super::{PrefixFolder, common_prefix};
 
 /// Kept states and the rule by which they go.
 #[derive(Debug)]
@@ -21,12 +21,15 @@ pub struct PrefixCache {
     shared: HashMap<usize, (usize, usize)>,
     clock: u64,
     stats: PrefixStats,
+    folder: Option<PrefixFolder>,
 }
 
 #[derive(Debug)]
 struct Kept {
     state: SequenceState,
     used: u64,
+    /// Whether it was read from the folder, or written to it.
+    is_in_folder: bool,
 }
 
 /// What a [`PrefixCache`] has done and holds.
@@ -57,16 +60,49 @@ impl PrefixCache {
             shared: HashMap::new(),
             clock: 0,
             stats: PrefixStats::default(),
+            folder: None,
         }
     }
 
-    /// The number of tokens of the longest kept prefix of `tokens` that leaves at least one token to feed.
+    /// Looks for states in this folder too, and writes them to it.
+    pub fn set_folder(&mut self, folder: PrefixFolder) {
+        self.folder = Some(folder);
+    }
+
+    /// The folder behind it.
+    pub fn folder(&mut self) -> Option<&mut PrefixFolder> {
+        self.folder.as_mut()
+    }
+
+    /// Writes the states that the folder does not have.
+    pub fn flush(&mut self) {
+        let Some(folder) = &mut self.folder else {
+            return;
+        };
+        // A prefix comes before what begins with it.
+        for (tokens, kept) in &mut self.states {
+            if !kept.is_in_folder {
+                folder.keep(tokens, &kept.state);
+                kept.is_in_folder = true;
+            }
+        }
+    }
+
+    /// The number of tokens of the longest prefix of `tokens` that memory holds and that leaves at least one token to feed.
     pub fn longest(&self, tokens: &[u32]) -> usize {
         self.find(tokens).map_or(0, <[u32]>::len)
     }
 
-    /// A copy of the state after [`PrefixCache::longest`] tokens.
+    /// A copy of the state after [`PrefixCache::longest`] tokens, or after more of them that the folder has.
     pub fn take(&mut self, tokens: &[u32]) -> Option<SequenceState> {
+        let here = self.longest(tokens);
+        let folder = self.folder.as_mut();
+        if let Some(state) = folder.and_then(|folder| folder.take(tokens, here)) {
+            self.stats.hits += 1;
+            self.stats.tokens_reused += state.tokens() as u64;
+            self.insert(&tokens[..state.tokens()], &state, true);
+            return Some(state);
+        }
         let Some(key) = self.find(tokens).map(<[u32]>::to_vec) else {
             self.stats.misses += 1;
             return None;
@@ -97,6 +133,10 @@ impl PrefixCache {
             kept.used = self.clock;
             return;
         }
+        self.insert(tokens, state, false);
+    }
+
+    fn insert(&mut self, tokens: &[u32], state: &SequenceState, is_in_folder: bool) {
         let state = state.clone();
         self.stats.bytes += size_of_val(tokens) + state.unshared_bytes();
         state.visit_shared(&mut |address, bytes| {
@@ -106,8 +146,13 @@ impl PrefixCache {
             }
             *holders += 1;
         });
-        let used = self.clock;
-        self.states.insert(tokens.to_vec(), Kept { state, used });
+        self.clock += 1;
+        let kept = Kept {
+            state,
+            used: self.clock,
+            is_in_folder,
+        };
+        self.states.insert(tokens.to_vec(), kept);
         while self.stats.bytes > self.budget {
             self.evict();
         }
@@ -164,10 +209,8 @@ impl PrefixCache {
             }
         });
         self.stats.evictions += 1;
+        if let (Some(folder), false) = (&mut self.folder, kept.is_in_folder) {
+            folder.keep(&oldest, &kept.state);
+        }
     }
-}
-
-/// How many tokens two lists begin with in common.
-pub(crate) fn common_prefix(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

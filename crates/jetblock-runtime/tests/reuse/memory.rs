@@ -1,86 +1,13 @@
-//! Kept prefixes and guesses change when a row is computed, never what a request answers.
+//! States kept in memory, and guesses.
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::sync::Arc;
 
-use jetblock_models::{LogitRows, Model, Options, Piece, SequenceState};
-use jetblock_ops::sampling::SamplingParams;
-use jetblock_runtime::{Engine, EngineOptions, Event, PrefixCache, Record, Request, RequestId};
-use jetblock_simd::Cpu;
+use jetblock_models::SequenceState;
+use jetblock_runtime::{EngineOptions, PrefixCache, Request, RequestId};
 
-fn model() -> Arc<Model> {
-    let folder =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/nemotron/tiny_mlp_moe");
-    Arc::new(Model::load(&folder, Options::default(), &mut |_| {}).expect("the fixture loads"))
-}
-
-fn request(prompt: Vec<u32>, seed: u64, max_tokens: usize) -> Request {
-    Request {
-        prompt,
-        sampling: SamplingParams {
-            temperature: 0.8,
-            ..SamplingParams::default()
-        },
-        seed,
-        sample_index: 0,
-        max_tokens,
-        stop_tokens: Vec::new(),
-        log_probs: true,
-        forced: None,
-        record: Record::Nothing,
-    }
-}
-
-/// Tokens and the bits of their log-probabilities.
-type Answer = Vec<(u32, u32)>;
-
-/// Runs what is queued; `each` hears the engine after every step.
-fn finish(engine: &mut Engine, each: &mut dyn FnMut(&mut Engine)) -> HashMap<RequestId, Answer> {
-    let mut answers: HashMap<RequestId, Answer> = HashMap::new();
-    while !engine.is_idle() {
-        for event in engine.step().expect("valid pieces") {
-            match event {
-                Event::Token {
-                    id,
-                    token,
-                    log_prob,
-                    ..
-                } => {
-                    let bits = log_prob.expect("asked for").to_bits();
-                    answers.entry(id).or_default().push((token, bits));
-                }
-                Event::Finished { .. } => {}
-                Event::Failed { error, .. } => panic!("{error}"),
-            }
-        }
-        each(engine);
-    }
-    answers
-}
-
-fn answer(engine: &mut Engine, request: &Request) -> Answer {
-    let id = engine.submit(request.clone()).expect("a valid request");
-    finish(engine, &mut |_| {})
-        .remove(&id)
-        .expect("it was answered")
-}
-
-fn engine(model: &Arc<Model>, options: EngineOptions) -> Engine {
-    Engine::new(model.clone(), Cpu::single(), options)
-}
-
-fn keeping(bytes: usize, interval: usize) -> EngineOptions {
-    EngineOptions {
-        prefix_cache_bytes: bytes,
-        prefix_interval: interval,
-        ..EngineOptions::default()
-    }
-}
-
-fn prompt(len: u32) -> Vec<u32> {
-    (0..len).map(|i| (i * 31 + 7) % 97).collect()
-}
+use crate::{
+    Answer, answer, engine, fed, feed, finish, keeping, model, prompt, request, soak_requests,
+};
 
 #[test]
 fn a_hit_is_a_miss_at_every_cut() {
@@ -141,24 +68,6 @@ fn samples_of_one_prompt_compute_it_once() {
     let stats = engine.prefix_cache().expect("asked for").stats();
     assert_eq!((stats.misses, stats.hits), (1, 5));
     assert_eq!(stats.tokens_reused, 5 * 29);
-}
-
-/// The state after some tokens.
-fn fed(model: &Model, tokens: &[u32]) -> SequenceState {
-    let mut state = model.new_state();
-    feed(model, &mut state, tokens);
-    state
-}
-
-fn feed(model: &Model, state: &mut SequenceState, tokens: &[u32]) {
-    let piece = Piece {
-        state,
-        ids: tokens,
-        logits: LogitRows::None,
-    };
-    model
-        .forward(&mut [piece], &Cpu::single(), &mut model.workspace())
-        .expect("valid tokens");
 }
 
 /// Bytes of the kept states, each block counted once.
@@ -259,12 +168,8 @@ fn memory_stays_within_the_budget() {
     let mut engine = engine(&model, options);
     let mut seen = 0;
     for round in 0..1000_u32 {
-        for i in 0..10 {
-            let (len, family) = (2 + (round * 7 + i * 5) % 19, (round + i) % 5);
-            let tokens = (0..len).map(|t| (t * (family + 3) + family) % 97).collect();
-            engine
-                .submit(request(tokens, u64::from(i), 2))
-                .expect("a valid request");
+        for request in soak_requests(round) {
+            engine.submit(request).expect("a valid request");
         }
         let answers = finish(&mut engine, &mut |engine| {
             let cache = engine.prefix_cache().expect("asked for");
