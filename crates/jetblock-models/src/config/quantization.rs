@@ -193,8 +193,26 @@ fn compressed_tensors(
         format,
         layers: BTreeMap::new(),
         excluded: patterns(what, map, "ignore")?,
-        kv_cache: None,
+        kv_cache: kv_cache_scheme(&format!("{what}.kv_cache_scheme"), map)?,
     })
+}
+
+/// What compressed-tensors says of keys and values, 8-bit floats by ModelOpt's name.
+fn kv_cache_scheme(what: &str, map: &Map<String, Value>) -> Result<Option<String>, ConfigError> {
+    let scheme = match map.get("kv_cache_scheme") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Object(scheme)) => scheme,
+        Some(other) => return Err(wrong(what, "an object", other)),
+    };
+    let (kind, bits) = (text(what, scheme, "type")?, scheme.get("num_bits"));
+    Ok(Some(match (kind, bits.and_then(Value::as_u64)) {
+        (Some("float"), Some(8)) => "FP8".into(),
+        (kind, bits) => format!(
+            "{} of {} bits",
+            kind.unwrap_or("something"),
+            bits.map_or("unknown".into(), |bits| bits.to_string())
+        ),
+    }))
 }
 
 fn check_group_size(field: &str, value: Option<&Value>) -> Result<(), ConfigError> {

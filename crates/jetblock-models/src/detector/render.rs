@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use jetblock_ops::attention::KvDtype;
+
 use super::{Amount, Profile};
 use crate::config::abbreviated;
 
@@ -174,11 +176,21 @@ impl Profile {
             )?;
         }
         if let Some(named) = &self.kv_named {
-            writeln!(
-                f,
-                "  (the checkpoint names {} for keys and values; --kv asks for it)",
-                abbreviated(named)
-            )?;
+            let named = abbreviated(named);
+            let (kv, default) = (
+                KvDtype::ALL.map(KvDtype::name),
+                "the default is as the operands, bf16 or f32",
+            );
+            match kv.iter().find(|kv| kv.eq_ignore_ascii_case(&named)) {
+                Some(kv) => writeln!(
+                    f,
+                    "  (the checkpoint names {named} for keys and values: --kv {kv} asks for it, {default})"
+                )?,
+                None => writeln!(
+                    f,
+                    "  (the checkpoint names {named} for keys and values, which --kv does not have: {default})"
+                )?,
+            }
         }
         writeln!(
             f,

@@ -512,18 +512,52 @@ fn the_named_dtype_of_caches_is_shown_and_not_taken() {
     let named = rewritten(&dir.path().join("model"), |_| ());
     let path = named.path().join("hf_quant_config.json");
     let text = std::fs::read_to_string(&path).expect("a description");
-    let told = text.replace(
-        r#""kv_cache_quant_algo": null"#,
-        r#""kv_cache_quant_algo": "FP8""#,
+    let lines = |name: &str| {
+        let told = text.replace(
+            r#""kv_cache_quant_algo": null"#,
+            &format!(r#""kv_cache_quant_algo": "{name}""#),
+        );
+        assert_ne!(told, text, "the description has the field");
+        std::fs::write(&path, told).expect("written");
+        let profile = Profile::open(named.path()).expect("a profile");
+        assert_eq!(profile.kv_named.as_deref(), Some(name));
+        let kv = |kv_dtype| {
+            let options = Options {
+                kv_dtype,
+                ..Options::default()
+            };
+            let model = Model::load(named.path(), options, &mut |_| ()).expect("valid");
+            model.kv_dtype()
+        };
+        assert_eq!(kv(None), KvDtype::Bf16);
+        for asked in KvDtype::ALL {
+            assert_eq!(kv(Some(asked)), asked);
+        }
+        let text = profile.to_string();
+        let line = text.lines().find(|line| line.contains("names"));
+        line.expect("a line").to_string()
+    };
+    assert_snapshot!(lines("FP8"), @"  (the checkpoint names FP8 for keys and values: --kv fp8 asks for it, the default is as the operands, bf16 or f32)");
+    assert_snapshot!(lines("NVFP4"), @"  (the checkpoint names NVFP4 for keys and values: --kv nvfp4 asks for it, the default is as the operands, bf16 or f32)");
+    assert_snapshot!(lines("INT8"), @"  (the checkpoint names INT8 for keys and values, which --kv does not have: the default is as the operands, bf16 or f32)");
+}
+
+/// Compressed-tensors has a field of its own.
+#[test]
+fn a_scheme_of_caches_is_named() {
+    let told = |scheme: Value| {
+        let inside = json!({"quant_method": "compressed-tensors", "format": "float-quantized", "kv_cache_scheme": scheme});
+        let config = ModelConfig::from_json(&with(json!({"quantization_config": inside})));
+        config.map(|config| config.quantization.expect("there").kv_cache)
+    };
+    let named = |scheme| told(scheme).expect("valid").expect("a name");
+    assert_eq!(told(Value::Null).expect("valid"), None);
+    assert_eq!(named(json!({"type": "float", "num_bits": 8})), "FP8");
+    assert_eq!(
+        named(json!({"type": "int", "num_bits": 8})),
+        "int of 8 bits"
     );
-    assert_ne!(told, text, "the description has the field");
-    std::fs::write(&path, told).expect("written");
-    let profile = Profile::open(named.path()).expect("a profile");
-    assert_eq!(profile.kv_named.as_deref(), Some("FP8"));
-    let line = "(the checkpoint names FP8 for keys and values; --kv asks for it)";
-    assert!(profile.to_string().contains(line));
-    let model = Model::load(named.path(), Options::default(), &mut |_| ()).expect("valid");
-    assert_eq!(model.kv_dtype(), KvDtype::Bf16);
+    assert_snapshot!(told(json!("fp8")).expect_err("refused"), @r#"config.json: quantization_config.kv_cache_scheme is "fp8", expected an object"#);
 }
 
 #[test]
