@@ -281,6 +281,44 @@ impl Simd for Avx512 {
             _mm512_or_si512(magnitude, sign)
         })
     }
+    #[inline(always)]
+    fn i8_to_pairs(self, codes: __m512i) -> [__m512i; 2] {
+        // With its sign bit flipped a code is 128 + v. As the lowest byte of 2^23 it makes the f32 2^23 + 128 + v, as the
+        // second byte of 2^15 it makes 2^15 + 128 + v: a subtraction leaves v.
+        let high = intrinsic!(_mm512_srli_epi32::<16>(codes));
+        let (low_even, low_odd) = (
+            byte_less::<0xFF>(codes, 8_388_736.0),
+            byte_less::<0xFF>(high, 8_388_736.0),
+        );
+        let (even, odd) = (
+            byte_less::<0xFF00>(codes, 32_896.0),
+            byte_less::<0xFF00>(high, 32_896.0),
+        );
+        [
+            self.pairs_from_exact(low_even, low_odd),
+            self.pairs_from_exact(even, odd),
+        ]
+    }
+    #[inline(always)]
+    fn pairs_from_exact(self, even: F32x16, odd: F32x16) -> __m512i {
+        intrinsic!({
+            let (even, odd) = (_mm512_castps_si512(even.0), _mm512_castps_si512(odd.0));
+            let down = _mm512_broadcast_i32x4(_mm_setr_epi32(0x0302, 0x0706, 0x0B0A, 0x0F0E));
+            _mm512_mask_shuffle_epi8(odd, 0x3333_3333_3333_3333, even, down)
+        })
+    }
+}
+
+/// The bits of `base` with those under `MASK` turned over where `codes` has them, as f32, less `base`.
+#[inline(always)]
+fn byte_less<const MASK: i32>(codes: __m512i, base: f32) -> F32x16 {
+    /// `(a & b) ^ c` in ternary logic.
+    const AND_XOR: i32 = 0x6A;
+    intrinsic!({
+        let (mask, base) = (_mm512_set1_epi32(MASK), _mm512_set1_ps(base));
+        let sum = _mm512_ternarylogic_epi32::<AND_XOR>(codes, mask, _mm512_castps_si512(base));
+        F32x16(_mm512_sub_ps(_mm512_castsi512_ps(sum), base))
+    })
 }
 
 /// The AVX-512 token with VDPBF16PS.
@@ -374,5 +412,13 @@ impl Simd for Avx512Bf16 {
     #[inline(always)]
     fn e4m3_to_pairs(self, codes: __m512i) -> __m512i {
         Avx512(()).e4m3_to_pairs(codes)
+    }
+    #[inline(always)]
+    fn i8_to_pairs(self, codes: __m512i) -> [__m512i; 2] {
+        Avx512(()).i8_to_pairs(codes)
+    }
+    #[inline(always)]
+    fn pairs_from_exact(self, even: F32x16, odd: F32x16) -> __m512i {
+        Avx512(()).pairs_from_exact(even, odd)
     }
 }

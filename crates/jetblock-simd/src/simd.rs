@@ -69,13 +69,20 @@ pub trait Simd: Copy + Send + Sync + 'static {
         let odd: Self::F = e4m3::widen(Self::F::int_ushr::<16>(words));
         self.pairs_from_exact(even, odd)
     }
-    /// In both halves of each word: the bf16 value of the signed integer in the half's low byte. Bits above are ignored.
+    /// In both halves of each word: the bf16 values of the signed integers in the half's low byte, then in its high byte.
     #[inline(always)]
-    fn i8_to_pairs(self, codes: Self::Pairs) -> Self::Pairs {
+    fn i8_to_pairs(self, codes: Self::Pairs) -> [Self::Pairs; 2] {
         let words = self.pairs_to_int(codes);
-        let even = Self::F::int_shr::<24>(Self::F::int_shl::<24>(words));
-        let odd = Self::F::int_shr::<24>(Self::F::int_shl::<8>(words));
-        self.pairs_from_exact(Self::F::from_int(even), Self::F::from_int(odd))
+        let int = Self::F::int_shr::<24>;
+        let (low_even, even) = (Self::F::int_shl::<24>(words), Self::F::int_shl::<16>(words));
+        let (low_odd, odd) = (Self::F::int_shl::<8>(words), words);
+        [
+            self.pairs_from_exact(
+                Self::F::from_int(int(low_even)),
+                Self::F::from_int(int(low_odd)),
+            ),
+            self.pairs_from_exact(Self::F::from_int(int(even)), Self::F::from_int(int(odd))),
+        ]
     }
     /// Pairs of values that bf16 holds exactly.
     #[inline(always)]

@@ -1,8 +1,8 @@
 //! Totals of quantized panels: chains over codes that are decoded on the way.
 //!
-//! For a few rows, codes become operands in registers, one decoding for all rows: the kernel reads the stored bytes and
-//! nothing else. For many rows, a block of 256 k is decoded once into operands that stay in the nearest caches, and
-//! groups of rows are brought over it.
+//! For a few rows, codes become operands in registers, one decoding for a group of rows: the kernel reads the stored
+//! bytes and nothing else. For many rows, a block of 256 k is decoded once into operands that stay in the nearest caches,
+//! and groups of rows are brought over it.
 //!
 //! No closures, iterator adapters or `array::from_fn` in what runs per step: see `linear/cpu.rs`.
 
@@ -20,8 +20,8 @@ use super::{Codes, operand};
 const MAX_BLOCKS: usize = K_BLOCK / 16;
 /// Words in a cache line.
 const LINE: usize = 16;
-/// Rows up to which codes are decoded in registers.
-const DIRECT_ROWS: usize = 4;
+/// Rows of a group whose codes are decoded in registers.
+const GROUP: usize = 4;
 
 /// Some rows of x on their way through panels.
 pub(in super::super) struct Product<'a, X: Side> {
@@ -105,8 +105,7 @@ impl<'a, X: Side> Product<'a, X> {
         let format = self.panels.format;
         let block_len = format.blocks.map_or(K_BLOCK, |blocks| blocks.len);
         let all_blocks = format.blocks_in(k);
-        let is_direct =
-            totals.len() <= DIRECT_ROWS && S::LEVEL != Level::Scalar || totals.len() == 1;
+        let is_direct = totals.len() <= direct_rows::<S, X, D>();
         totals.fill([0.0; PANEL]);
         let mut start = 0;
         while start < words {
@@ -126,17 +125,8 @@ impl<'a, X: Side> Product<'a, X> {
                 .offsets
                 .widen(simd, at, &mut self.offsets[..blocks]);
             if !is_direct {
-                decode_block(simd, decode, cells, &mut self.decoded);
-                // The rows take longer than reading the next block, which arrives meanwhile.
-                let next = panel * words + end;
-                let next = &self.panels.codes[next..];
-                for i in 0..next.len().min(block_words) {
-                    let mut column = 0;
-                    while column < PANEL {
-                        simd.prefetch(&next[i].0[column]);
-                        column += LINE;
-                    }
-                }
+                let next = &self.panels.codes[panel * words + end..];
+                decode_block(simd, decode, cells, next, &mut self.decoded);
             }
             let block = Block {
                 x,
@@ -163,22 +153,43 @@ impl<'a, X: Side> Product<'a, X> {
     }
 }
 
-/// Codes to operand pairs.
+/// Rows up to which codes are decoded in registers, as measured.
+#[inline(always)]
+fn direct_rows<S: Simd, X: Side, D: Decode<S>>() -> usize {
+    let looks_up = D::STEPS == 4;
+    match S::LEVEL {
+        Level::Scalar => 1,
+        // A look-up costs less than reading its result does, unless a step is a single instruction.
+        Level::Avx512Bf16 if looks_up && X::DOTS_PAIRS => 64,
+        Level::Avx512 | Level::Avx512Bf16 if looks_up => usize::MAX,
+        _ => GROUP,
+    }
+}
+
+/// Codes to operand pairs, asking on the way for the codes that are `next`: the rows take longer than reading them.
 #[inline(always)]
 fn decode_block<S: Simd, D: Decode<S>>(
     simd: S,
     decode: D,
     cells: &[PanelRow<u32>],
+    next: &[PanelRow<u32>],
     pairs: &mut Vec<PanelRow<u32>>,
 ) {
     pairs.resize(cells.len() * D::STEPS, PanelRow([0; PANEL]));
     for i in 0..cells.len() {
+        if i < next.len() {
+            let mut column = 0;
+            while column < PANEL {
+                simd.prefetch(&next[i].0[column]);
+                column += LINE;
+            }
+        }
         let out = &mut pairs[i * D::STEPS..][..D::STEPS];
         let mut column = 0;
         while column < PANEL {
             let mut word = simd.load_pairs(&cells[i].0[column..]);
             for step in 0..D::STEPS {
-                simd.store_pairs(decode.pair(simd, word), &mut out[step].0[column..]);
+                simd.store_pairs(decode.pair(simd, word, step), &mut out[step].0[column..]);
                 word = decode.next(simd, word);
             }
             column += S::LANES;
@@ -196,9 +207,9 @@ pub(in super::super) trait CodeFormat {
 pub(in super::super) trait Decode<S: Simd>: Copy {
     /// Steps, of two k each, in a word.
     const STEPS: usize;
-    /// The pair of the word's first step.
-    fn pair(self, simd: S, word: S::Pairs) -> S::Pairs;
-    /// The word from its next step on.
+    /// The pair of a step; `word` has been through `next` as many times.
+    fn pair(self, simd: S, word: S::Pairs, step: usize) -> S::Pairs;
+    /// The word for the next step.
     fn next(self, simd: S, word: S::Pairs) -> S::Pairs;
 }
 
@@ -229,7 +240,7 @@ pub(in super::super) struct Table<T>(T);
 impl<S: Simd> Decode<S> for Table<S::Table> {
     const STEPS: usize = 4;
     #[inline(always)]
-    fn pair(self, simd: S, word: S::Pairs) -> S::Pairs {
+    fn pair(self, simd: S, word: S::Pairs, _: usize) -> S::Pairs {
         simd.look_up(word, self.0)
     }
     #[inline(always)]
@@ -252,7 +263,7 @@ impl CodeFormat for E4m3 {
 impl<S: Simd> Decode<S> for E4m3 {
     const STEPS: usize = 2;
     #[inline(always)]
-    fn pair(self, simd: S, word: S::Pairs) -> S::Pairs {
+    fn pair(self, simd: S, word: S::Pairs, _: usize) -> S::Pairs {
         simd.e4m3_to_pairs(word)
     }
     #[inline(always)]
@@ -275,12 +286,12 @@ impl CodeFormat for I8 {
 impl<S: Simd> Decode<S> for I8 {
     const STEPS: usize = 2;
     #[inline(always)]
-    fn pair(self, simd: S, word: S::Pairs) -> S::Pairs {
-        simd.i8_to_pairs(word)
+    fn pair(self, simd: S, word: S::Pairs, step: usize) -> S::Pairs {
+        simd.i8_to_pairs(word)[step]
     }
     #[inline(always)]
-    fn next(self, simd: S, word: S::Pairs) -> S::Pairs {
-        shift::<S, 8>(simd, word)
+    fn next(self, _: S, word: S::Pairs) -> S::Pairs {
+        word
     }
 }
 
@@ -291,7 +302,7 @@ struct Decoded;
 impl<S: Simd> Decode<S> for Decoded {
     const STEPS: usize = 1;
     #[inline(always)]
-    fn pair(self, _: S, word: S::Pairs) -> S::Pairs {
+    fn pair(self, _: S, word: S::Pairs, _: usize) -> S::Pairs {
         word
     }
     #[inline(always)]
@@ -387,7 +398,7 @@ struct Block<'a, X> {
 }
 
 impl<X: Copy> Block<'_, X> {
-    /// At most [`DIRECT_ROWS`] rows, decoding in registers.
+    /// Any number of rows, decoding in registers for each group anew.
     #[inline(always)]
     fn direct<S: Simd, W: Side<Word = X>, D: Decode<S>>(
         &self,
@@ -396,20 +407,28 @@ impl<X: Copy> Block<'_, X> {
         cells: &[PanelRow<u32>],
         totals: &mut [[f32; PANEL]],
     ) {
-        match (S::LANES, totals.len()) {
-            (16, 1) => self.tile::<S, W, D, 4, 1>(simd, decode, cells, 0, totals),
-            (16, 2) => self.tile::<S, W, D, 4, 2>(simd, decode, cells, 0, totals),
-            (16, 3) => self.tile::<S, W, D, 2, 3>(simd, decode, cells, 0, totals),
-            (16, _) => self.tile::<S, W, D, 2, 4>(simd, decode, cells, 0, totals),
-            (8, 1) => self.tile::<S, W, D, 4, 1>(simd, decode, cells, 0, totals),
-            (8, 2) => self.tile::<S, W, D, 2, 2>(simd, decode, cells, 0, totals),
-            (8, 3) => self.tile::<S, W, D, 2, 3>(simd, decode, cells, 0, totals),
-            (8, _) => self.tile::<S, W, D, 2, 4>(simd, decode, cells, 0, totals),
-            (4, 1) => self.tile::<S, W, D, 8, 1>(simd, decode, cells, 0, totals),
-            (4, 2) => self.tile::<S, W, D, 4, 2>(simd, decode, cells, 0, totals),
-            (4, 3) => self.tile::<S, W, D, 4, 3>(simd, decode, cells, 0, totals),
-            (4, _) => self.tile::<S, W, D, 4, 4>(simd, decode, cells, 0, totals),
-            _ => self.tile::<S, W, D, 8, 1>(simd, decode, cells, 0, totals),
+        let most = if S::LEVEL == Level::Scalar { 1 } else { GROUP };
+        let m = totals.len();
+        let groups = m.div_ceil(most);
+        for group in 0..groups {
+            let at = m * group / groups;
+            let totals = &mut totals[at..m * (group + 1) / groups];
+            // Panels are read in memory's order where there are registers for whole rows of them.
+            match (S::LANES, totals.len()) {
+                (16, 1) => self.tile::<S, W, D, 4, 1>(simd, decode, cells, at, totals),
+                (16, 2) => self.tile::<S, W, D, 4, 2>(simd, decode, cells, at, totals),
+                (16, 3) => self.tile::<S, W, D, 4, 3>(simd, decode, cells, at, totals),
+                (16, _) => self.tile::<S, W, D, 4, 4>(simd, decode, cells, at, totals),
+                (8, 1) => self.tile::<S, W, D, 4, 1>(simd, decode, cells, at, totals),
+                (8, 2) => self.tile::<S, W, D, 2, 2>(simd, decode, cells, at, totals),
+                (8, 3) => self.tile::<S, W, D, 2, 3>(simd, decode, cells, at, totals),
+                (8, _) => self.tile::<S, W, D, 2, 4>(simd, decode, cells, at, totals),
+                (4, 1) => self.tile::<S, W, D, 8, 1>(simd, decode, cells, at, totals),
+                (4, 2) => self.tile::<S, W, D, 4, 2>(simd, decode, cells, at, totals),
+                (4, 3) => self.tile::<S, W, D, 4, 3>(simd, decode, cells, at, totals),
+                (4, _) => self.tile::<S, W, D, 4, 4>(simd, decode, cells, at, totals),
+                _ => self.tile::<S, W, D, 8, 1>(simd, decode, cells, at, totals),
+            }
         }
     }
 
@@ -487,9 +506,9 @@ impl<X: Copy> Block<'_, X> {
                     }
                     let from = word * D::STEPS * W::STEP;
                     for step in 0..D::STEPS {
-                        let mut pairs = [decode.pair(simd, w[0]); NV];
+                        let mut pairs = [decode.pair(simd, w[0], step); NV];
                         for v in 1..NV {
-                            pairs[v] = decode.pair(simd, w[v]);
+                            pairs[v] = decode.pair(simd, w[v], step);
                         }
                         for r in 0..MR {
                             let x = W::splat(simd, &x[r][from + step * W::STEP..][..W::STEP]);
