@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from . import arith, functions, ops, paint, quant, reduce, rng, sampling
+from . import arith, functions, ops, paint, quant, reduce, rng, sampling, torch_ops
 from .arith import F32, U32, bits, from_bits
 
 NUMERICS = "crates/jetblock-numerics/golden/v1"
@@ -253,6 +253,120 @@ def check_sampling(report, entries):
     report.add("control: one position further differs", moved > len(entries) // 2, f"for {moved} of {len(entries)}")
 
 
+def _painted(seed, shape):
+    return paint.uniform(seed, np.arange(np.prod(shape), dtype=U32)).reshape(shape)
+
+
+def torch_conv(e, wrong=False):
+    c, n, g = e["in_channels"], e["out_channels"], e["groups"]
+    shape = (c, n // g) if "output_padding" in e else (n, c // g)
+    x, weight, bias = _painted(e["seed"], (e["batch"], c, *e["input_size"])), _painted(e["seed"] + 1, (*shape, *e["kernel_size"])), _painted(e["seed"] + 2, (n,))
+    return torch_ops.conv(x, weight, bias, e["kind"], e["stride"], e["padding"], e["dilation"], g, e.get("output_padding"), tap_fastest=wrong)
+
+
+def torch_matmul(e, wrong=False):
+    b, m, k, n = e["shape"]
+    return torch_ops.matmul(_painted(e["seed"], (b, m, k)), _painted(e["seed"] + 1, (b, k, n)), e["kind"], odd_first=not wrong)
+
+
+def torch_layer_norm(e, wrong=False):
+    n, seed = e["row_len"], e["seed"]
+    return torch_ops.layer_norm(_painted(seed, (e["rows"], n)), _painted(seed + 1, (n,)), _painted(seed + 2, (n,)), e["eps"], weight_first=wrong)
+
+
+def torch_group_norm(e, wrong=False):
+    c, seed = e["channels"], e["seed"]
+    x = _painted(seed, (e["batch"], c, e["positions"]))
+    return torch_ops.group_norm(x, e["groups"], _painted(seed + 1, (c,)), _painted(seed + 2, (c,)), e["eps"], one_pass=wrong)
+
+
+def _wide(e):
+    shape = (e["outer"], e["len"], e["inner"])
+    return paint.wide(e["seed"], np.arange(np.prod(shape), dtype=U32)).reshape(shape)
+
+
+def torch_reduce(e, wrong=False):
+    return torch_ops.reduction(e["reduction"], _wide(e), e.get("correction", 0), ascending=wrong)
+
+
+def torch_cumsum(e, wrong=False):
+    return torch_ops.cumsum(_wide(e), block=1 << 20 if wrong else 256)
+
+
+def _steps(e):
+    """Few values, so that there are ties."""
+    return np.trunc(_painted(e["seed"], (e["rows"], e["row_len"])) * F32(8))
+
+
+def torch_argmax(e, wrong=False):
+    return torch_ops.argmax(_steps(e), e["largest"], last=wrong).astype(F32)
+
+
+def torch_sort(e, wrong=False):
+    values, indices = torch_ops.sort(_steps(e), e["k"], e["descending"], stable=not wrong)
+    return np.concatenate([values.ravel(), indices.ravel().astype(F32)])
+
+
+def torch_sdpa(e, wrong=False):
+    b, h, kvh, t, s, k, v = e["shape"]
+    seed, shape, bias = e["seed"], (b, h, t, s), None
+    q, key, value = _painted(seed, (b, h, t, k)), _painted(seed + 1, (b, kvh, s, k)), _painted(seed + 2, (b, kvh, s, v))
+    admitted = np.ones(shape, bool)
+    if e["mask"] == "causal":
+        admitted &= np.arange(s) <= np.arange(t)[:, None]
+    if e["mask"] == "bool":
+        i = np.arange(b * h * t * s, dtype=U32)
+        row, j = i // s, i % s
+        admitted = ((row % 11 != 3) & ~((row % 7 == 2) & (j >= 256)) & (paint.hash32(9, i) % 3 != 0)).reshape(shape)
+    if e["mask"] == "bias":
+        bias = _painted(seed + 3, shape)
+    return torch_ops.sdpa(q, key, value, e["kind"], admitted, bias, whole=wrong)
+
+
+def torch_pow(e, wrong=False):
+    return torch_ops.pow_scalar(_painted(e["seed"], (e["count"],)), e["exponent"], general=wrong)
+
+
+def torch_upsample(e, wrong=False):
+    x = _painted(e["seed"], (e["images"], *e["input_size"]))
+    return torch_ops.upsample(x, e["output_size"], e["mode"], e["align_corners"], e["scale_factor"], depth_first=wrong)
+
+
+def torch_pool(e, wrong=False):
+    shape = (e["images"], *e["input_size"])
+    x = paint.wide(e["seed"], np.arange(np.prod(shape), dtype=U32)).reshape(shape)
+    windows = () if "kernel_size" not in e else (e["kernel_size"], e["stride"], e["padding"], e["ceil_mode"], e.get("count_include_pad", 0))
+    return torch_ops.pool(x, e["pooling"], e.get("output_size"), *windows, chain=wrong)
+
+
+# Each gives the output of an entry; `wrong` is another order or formula, for the control.
+TORCH = {
+    "conv": torch_conv,
+    "matmul": torch_matmul,
+    "layer_norm": torch_layer_norm,
+    "group_norm": torch_group_norm,
+    "reduce": torch_reduce,
+    "cumsum": torch_cumsum,
+    "argmax": torch_argmax,
+    "sort": torch_sort,
+    "sdpa": torch_sdpa,
+    "pow": torch_pow,
+    "upsample": torch_upsample,
+    "pool": torch_pool,
+}
+
+
+def check_torch(report, entries):
+    told = {}
+    for e in entries:
+        digest = lambda wrong: f"{paint.golden_digest(np.ravel(TORCH[e['op']](e, wrong))):016x}"
+        what = " ".join(str(v) for k, v in e.items() if k not in ("op", "seed", "digest"))
+        report.add(f"{e['op']}: {what}", digest(False) == e["digest"], "digest")
+        told[e["op"]] = told.get(e["op"], 0) + (digest(True) != e["digest"])
+    for op, count in told.items():
+        report.add(f"control: {op} in another way differs", count > 0, f"in {count} entries")
+
+
 CHECKS = {
     f"{NUMERICS}/functions.json": check_functions,
     f"{NUMERICS}/nvfp4.json": check_nvfp4,
@@ -263,6 +377,7 @@ CHECKS = {
     f"{NUMERICS}/round.json": check_round,
     f"{OPS}/quantized_linear.json": check_quantized_linear,
     f"{OPS}/sampling.json": check_sampling,
+    f"{OPS}/torch.json": check_torch,
 }
 
 

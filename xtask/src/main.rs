@@ -24,7 +24,7 @@ usage: cargo xtask <command>
   golden [--write]     compare the golden vectors, or write them for a new NUMERICS_VERSION
   mutants [FILTER]     break the kernels one by one and report how many breaks the tests catch
   fuzz TARGET [ARGS]   a target of fuzz/ with libFuzzer's arguments, such as -max_total_time=300
-  bench [NAME] [ARGS]  a benchmark of benches/ (gemm, ops, attention, model, prefix)
+  bench [NAME] [ARGS]  a benchmark of benches/ (gemm, ops, torch_ops, attention, model, prefix)
 ";
 
 fn main() -> ExitCode {
@@ -157,7 +157,7 @@ fn golden(shell: &Shell, args: &[String]) -> Result<(), String> {
 fn bench(shell: &Shell, args: &[String]) -> Result<(), String> {
     let (name, rest) = args
         .split_first()
-        .ok_or("bench needs a name: gemm, ops, attention, model or prefix")?;
+        .ok_or("bench needs a name: gemm, ops, torch_ops, attention, model or prefix")?;
     shell.run(
         cargo()
             .args([

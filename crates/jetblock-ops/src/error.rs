@@ -82,4 +82,35 @@ impl OpError {
             })
         }
     }
+
+    /// `Ok` where `len` elements are whole rows of `row_len`.
+    pub(crate) fn check_rows(
+        op: &'static str,
+        arg: &'static str,
+        len: usize,
+        row_len: usize,
+    ) -> Result<(), OpError> {
+        if row_len == 0 {
+            return Err(OpError::Value {
+                op,
+                arg: "row length",
+                expected: "at least 1".into(),
+                got: "0".into(),
+            });
+        }
+        OpError::check_len(op, arg, len, len / row_len * row_len)
+    }
+
+    /// `Ok` for what may be added to a variance.
+    pub(crate) fn check_eps(op: &'static str, eps: f32) -> Result<(), OpError> {
+        if eps.is_finite() && eps >= 0.0 {
+            return Ok(());
+        }
+        Err(OpError::Value {
+            op,
+            arg: "eps",
+            expected: "finite and >= 0".into(),
+            got: eps.to_string(),
+        })
+    }
 }

@@ -12,21 +12,34 @@
 #![forbid(unsafe_code)]
 
 pub mod activation;
+pub mod argmax;
 pub mod attention;
 pub mod causal_conv1d;
+pub mod conv;
+pub mod cumsum;
 pub mod embedding;
+pub mod group_norm;
+pub mod layer_norm;
 pub mod linear;
+pub mod matmul;
 pub mod moe;
+pub mod pool;
+pub mod reduce;
 pub mod rms_norm;
 pub mod rms_norm_gated;
 pub mod rope;
 pub mod sampling;
+pub mod sdpa;
 pub mod selective_scan;
 pub mod softmax;
+pub mod sort;
 pub mod swiglu;
+pub mod upsample;
 
 mod columns;
 mod error;
+#[cfg(test)]
+mod golden;
 mod row;
 mod segment;
 

@@ -39,6 +39,19 @@ impl Activation {
             Activation::Softplus => cpu.run(Map::<Softplus>::new(x, out)),
             Activation::GeluTanh => cpu.run(Map::<GeluTanh>::new(x, out)),
             Activation::GeluErf => cpu.run(Map::<GeluErf>::new(x, out)),
+            Activation::Exp => cpu.run(Map::<Exp>::new(x, out)),
+            Activation::Exp2 => cpu.run(Map::<Exp2>::new(x, out)),
+            Activation::Log => cpu.run(Map::<Log>::new(x, out)),
+            Activation::Log1p => cpu.run(Map::<Log1p>::new(x, out)),
+            Activation::Tanh => cpu.run(Map::<Tanh>::new(x, out)),
+            Activation::Erf => cpu.run(Map::<Erf>::new(x, out)),
+            Activation::Rsqrt => cpu.run(Map::<Rsqrt>::new(x, out)),
+            Activation::Sin | Activation::Cos => {
+                if let Some(x) = x {
+                    out.copy_from_slice(x);
+                }
+                out.iter_mut().for_each(|x| *x = self.scalar(*x));
+            }
         }
     }
 }
@@ -69,6 +82,13 @@ functions! {
     Softplus = math::softplus;
     GeluTanh = math::gelu_tanh;
     GeluErf = math::gelu_erf;
+    Exp = math::exp;
+    Exp2 = math::exp2;
+    Log = math::log;
+    Log1p = math::log1p;
+    Tanh = math::tanh;
+    Erf = math::erf;
+    Rsqrt = math::rsqrt;
 }
 
 struct Map<'a, F> {

@@ -15,6 +15,15 @@ impl Activation {
             Activation::Softplus => math::softplus(x),
             Activation::GeluTanh => math::gelu_tanh(x),
             Activation::GeluErf => math::gelu_erf(x),
+            Activation::Exp => math::exp(x),
+            Activation::Exp2 => math::exp2(x),
+            Activation::Log => math::log(x),
+            Activation::Log1p => math::log1p(x),
+            Activation::Tanh => math::tanh(x),
+            Activation::Erf => math::erf(x),
+            Activation::Sin => math::sin(x),
+            Activation::Cos => math::cos(x),
+            Activation::Rsqrt => math::rsqrt(x),
         }
     }
 

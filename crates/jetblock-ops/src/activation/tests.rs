@@ -42,6 +42,60 @@ fn cpu_equals_reference() {
 }
 
 #[test]
+fn powers_equal_their_reference() {
+    let x = [painted_special(1, 3000, 9), SPECIAL_VALUES.to_vec()].concat();
+    let exponents = [
+        0.0,
+        -0.0,
+        1.0,
+        2.0,
+        3.0,
+        -1.0,
+        -2.0,
+        0.5,
+        -0.5,
+        1.5,
+        4.0,
+        -3.0,
+        f32::INFINITY,
+    ];
+    for exponent in exponents {
+        let mut want = Guarded::new(x.len());
+        pow_reference(&x, exponent, &mut want).expect("equal lengths");
+        want.assert_intact();
+        for_every_cpu(|cpu| {
+            let mut out = Guarded::new(x.len());
+            pow(&x, exponent, &mut out, cpu).expect("equal lengths");
+            assert_bits_equal(format!("exponent {exponent}"), &out, &want);
+            out.assert_intact();
+        });
+    }
+    let mut cube = vec![0.0; x.len()];
+    pow_reference(&x, 3.0, &mut cube).expect("equal lengths");
+    let general: Vec<f32> = x.iter().map(|&x| math::pow(x, 3.0)).collect();
+    assert_bits_differ("the general power", &general, &cube);
+    let error = pow(&x, 2.0, &mut cube[..3], &jetblock_simd::Cpu::single());
+    assert!(
+        error
+            .expect_err("short")
+            .to_string()
+            .contains("out [n] has 3 elements")
+    );
+}
+
+#[test]
+fn golden_v1() {
+    let entries = crate::golden::entries("pow");
+    assert!(entries.len() >= 3, "{} entries", entries.len());
+    for entry in &entries {
+        let x = painted(entry.seed(), entry.int("count"));
+        let mut y = vec![0.0; x.len()];
+        pow_reference(&x, entry.float("exponent"), &mut y).expect("equal lengths");
+        entry.check(&y);
+    }
+}
+
+#[test]
 fn stored_nan_is_canonical() {
     for activation in Activation::ALL {
         let y = reference(

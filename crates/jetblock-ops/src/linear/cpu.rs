@@ -245,18 +245,7 @@ impl Task<'_> {
                         first_row: first,
                     };
                     let last = (start + block_steps >= steps).then_some(&mut ending);
-                    let two = W::K_STEP == 2;
-                    match S::LEVEL {
-                        Level::Avx512 if two => block.add::<S, W, 4, 4, 4>(simd, totals, last),
-                        Level::Avx512Bf16 | Level::Avx512 => {
-                            block.add::<S, W, 4, 4, 6>(simd, totals, last)
-                        }
-                        Level::Neon if two => block.add::<S, W, 16, 4, 4>(simd, totals, last),
-                        Level::Neon => block.add::<S, W, 16, 4, 6>(simd, totals, last),
-                        Level::Avx2 if two => block.add::<S, W, 8, 2, 4>(simd, totals, last),
-                        Level::Avx2 => block.add::<S, W, 8, 2, 6>(simd, totals, last),
-                        Level::Scalar => block.add::<S, W, 8, 8, 1>(simd, totals, last),
-                    }
+                    block.add_at_level::<S, W>(simd, totals, last);
                     start += block_steps;
                 }
                 first += count;
@@ -296,7 +285,7 @@ impl Task<'_> {
 }
 
 /// The way from totals to outputs.
-struct Ending<'t, 'a> {
+pub(super) struct Ending<'t, 'a> {
     bias: Option<[f32; PANEL]>,
     epilogue: Epilogue,
     out: &'t mut TileMut<'a, f32>,
@@ -353,7 +342,7 @@ impl<'t, 'a> Ending<'t, 'a> {
 }
 
 /// A storage format of weights and the step of a chain that reads it.
-trait Weight {
+pub(super) trait Weight {
     /// An element of a panel row.
     type Cell: Copy;
     /// An operand on the other side.
@@ -368,7 +357,7 @@ trait Weight {
     fn step<S: Simd>(simd: S, x: Self::Vector<S>, w: Self::Vector<S>, acc: S::F) -> S::F;
 }
 
-struct Pairs;
+pub(super) struct Pairs;
 impl Weight for Pairs {
     type Cell = u32;
     type X = u32;
@@ -391,7 +380,7 @@ impl Weight for Pairs {
 /// The f32 kind differs between storage dtypes only in how a vector of weights is loaded.
 macro_rules! f32_kind {
     ($name:ident, $cell:ty, $load:ident) => {
-        struct $name;
+        pub(super) struct $name;
         impl Weight for $name {
             type Cell = $cell;
             type X = f32;
@@ -420,19 +409,39 @@ f32_kind!(F16, u16, load_f16);
 ///
 /// Below this point there are no closures, iterator adapters or `array::from_fn`: what is not inlined lacks the
 /// level's features, and a tile whose address leaves the function is kept in memory.
-struct Block<'a, C, X> {
-    weights: &'a [PanelRow<C>],
+pub(super) struct Block<'a, C, X> {
+    pub(super) weights: &'a [PanelRow<C>],
     /// What follows in memory, where the next block is.
-    next: &'a [PanelRow<C>],
-    x: Operands<'a, X>,
+    pub(super) next: &'a [PanelRow<C>],
+    pub(super) x: Operands<'a, X>,
     /// The block's first step.
-    start: usize,
-    rows: &'a Rows<'a>,
+    pub(super) start: usize,
+    pub(super) rows: &'a Rows<'a>,
     /// The row of the first total.
-    first_row: usize,
+    pub(super) first_row: usize,
 }
 
 impl<C: Copy, X: Copy> Block<'_, C, X> {
+    /// [`Block::add`] with the register tile of the level.
+    #[inline(always)]
+    pub(super) fn add_at_level<S: Simd, W: Weight<Cell = C, X = X>>(
+        &self,
+        simd: S,
+        totals: &mut [[f32; PANEL]],
+        ending: Option<&mut Ending<'_, '_>>,
+    ) {
+        let two = W::K_STEP == 2;
+        match S::LEVEL {
+            Level::Avx512 if two => self.add::<S, W, 4, 4, 4>(simd, totals, ending),
+            Level::Avx512Bf16 | Level::Avx512 => self.add::<S, W, 4, 4, 6>(simd, totals, ending),
+            Level::Neon if two => self.add::<S, W, 16, 4, 4>(simd, totals, ending),
+            Level::Neon => self.add::<S, W, 16, 4, 6>(simd, totals, ending),
+            Level::Avx2 if two => self.add::<S, W, 8, 2, 4>(simd, totals, ending),
+            Level::Avx2 => self.add::<S, W, 8, 2, 6>(simd, totals, ending),
+            Level::Scalar => self.add::<S, W, 8, 8, 1>(simd, totals, ending),
+        }
+    }
+
     /// Adds the block to the totals of all rows, in groups of at most `MR` that are as equal as can be.
     ///
     /// A register tile is `MR` rows by `NV` vectors: as many chains as leave registers for the operands, of which

@@ -16,6 +16,7 @@
 //! bias; with [`Epilogue::Relu2`] the square.
 
 mod cpu;
+pub(crate) mod gathered;
 mod pack;
 mod prepare;
 pub mod quantized;
@@ -31,6 +32,7 @@ use jetblock_simd::{Cpu, fp_env};
 
 use crate::OpError;
 
+pub(crate) use pack::PanelRow;
 pub use pack::{PANEL, PackedMatrix, WeightRows};
 pub use prepare::Prepared;
 

@@ -134,6 +134,11 @@ pub(super) struct Operands<'a, X> {
 }
 
 impl<'a, X> Operands<'a, X> {
+    /// Rows that start `stride` words apart.
+    pub(super) fn new(words: &'a [X], stride: usize) -> Operands<'a, X> {
+        Operands { words, stride }
+    }
+
     /// Words `start..start + len` of a row; +0 past its end, up to a multiple of 16.
     #[inline(always)]
     pub(super) fn run(self, row: usize, start: usize, len: usize) -> &'a [X] {

@@ -167,7 +167,8 @@ fn chain(kind: OperandKind, x: &[f32], codes: &[u8], value: impl Fn(u8) -> f32) 
     p
 }
 
-fn dot(kind: OperandKind, x: &[f32], w: &[f32]) -> f32 {
+/// One dot product of the kind, NaN canonical; both sides are brought to operands.
+pub(crate) fn dot(kind: OperandKind, x: &[f32], w: &[f32]) -> f32 {
     match kind {
         OperandKind::F32 => reduce::dot_f32(x, w),
         OperandKind::Bf16 => {
