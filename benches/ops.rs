@@ -7,7 +7,7 @@ use clap::Parser;
 use jetblock_benches::{Clock, median, rate};
 use jetblock_numerics::paint::uniform_vec;
 use jetblock_ops::activation::Activation;
-use jetblock_ops::causal_conv1d::CausalConv1d;
+use jetblock_ops::causal_conv1d::{CausalConv1d, Taps};
 use jetblock_ops::rms_norm::RmsNorm;
 use jetblock_ops::rms_norm_gated::RmsNormGated;
 use jetblock_ops::sampling::{Sampling, SamplingParams};
@@ -147,7 +147,7 @@ impl Bench {
         }];
         let op = CausalConv1d {
             x: Columns::whole(&x, CHANNELS),
-            weight: &weight,
+            weight: Taps::Fixed(&weight),
             bias: Some(&weight[..CHANNELS]),
             segments: &segments,
         };

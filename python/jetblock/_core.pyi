@@ -16,8 +16,10 @@ __all__ = [
     "check_receipt",
     "checksum",
     "compare_receipts",
+    "dynamic_causal_conv1d",
     "embedding",
     "first_difference",
+    "gated_delta_rule",
     "get_cpu",
     "linear",
     "moe_router",
@@ -46,7 +48,19 @@ def first_difference(left: Any, right: Any) -> tuple[int, str, str] | None: ...
 def activation(name: str, x: Any, out: Any) -> None: ...
 def attention(q: Any, k: Any, v: Any, split: int, out: Any) -> None: ...
 def causal_conv1d(x: Any, weight: Any, bias: Any | None, state: Any, out: Any) -> None: ...
+def dynamic_causal_conv1d(x: Any, weight: Any, state: Any, out: Any) -> None: ...
 def embedding(ids: Any, weight: Any, out: Any) -> None: ...
+def gated_delta_rule(
+    q: Any,
+    k: Any,
+    v: Any,
+    g: Any,
+    beta: Any,
+    scale: float,
+    qk_l2norm: bool,
+    state: Any,
+    out: Any,
+) -> None: ...
 def linear(x: Any, weight: PackedWeight, bias: Any | None, out: Any) -> None: ...
 def moe_router(
     logits: Any,

@@ -77,6 +77,24 @@ def second_scan(
     return np.stack([y for y, _ in pairs]), np.stack([state for _, state in pairs])
 
 
+def second_dynamic_conv(x: np.ndarray, weight: np.ndarray, initial_state: np.ndarray) -> tuple[np.ndarray, ...]:
+    rows = np.concatenate([initial_state, x], axis=1)
+    kernel = weight.shape[2]
+    taps = weight.swapaxes(2, 3)
+    pairs = zip(rows, taps, strict=True)
+    return np.stack([second.causal_conv1d(row, tap, None, kernel) for row, tap in pairs]), rows[:, -(kernel - 1) :]
+
+
+def second_delta(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, g: np.ndarray, beta: np.ndarray, initial_state: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    group = v.shape[2] // q.shape[2]
+    q, k = (np.repeat(array, group, axis=2) for array in (q, k))
+    rows = zip(q, k, v, g, beta, initial_state, strict=True)
+    pairs = [second.gated_delta_rule(*row[:5], 0.25, row[5]) for row in rows]
+    return np.stack([o for o, _ in pairs]), np.stack([state for _, state in pairs])
+
+
 def second_router(logits: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, ...]:
     router = second.Router(np.eye(logits.shape[1], dtype=F32), bias, 3, 4, 2, True, 2.5, 0)
     rows = router(logits, 0)
@@ -126,6 +144,22 @@ CASES: dict[str, tuple[tuple[np.ndarray, ...], dict[str, Any], Callable[..., Any
         {"initial_state": paint(B, K - 1, C, seed=4)},
         second_conv,
     ),
+    "dynamic_causal_conv1d": (
+        (paint(B, T, C), paint(B, T, K, C)),
+        {"initial_state": paint(B, K - 1, C, seed=4)},
+        second_dynamic_conv,
+    ),
+    "gated_delta_rule": (
+        (
+            paint(B, T, G, N),
+            paint(B, T, G, N, seed=3),
+            paint(B, T, H, P, seed=4),
+            -np.abs(paint(B, T, H, seed=5)),
+            np.abs(paint(B, T, H, seed=6)),
+        ),
+        {"scale": 0.25, "qk_l2norm": True, "initial_state": paint(B, H, N, P, seed=9)},
+        second_delta,
+    ),
     "selective_scan": (
         (
             paint(B, T, H, P),
@@ -150,7 +184,12 @@ CASES: dict[str, tuple[tuple[np.ndarray, ...], dict[str, Any], Callable[..., Any
         second_sample,
     ),
 }
-UPDATES = {"causal_conv1d_update": "causal_conv1d", "selective_state_update": "selective_scan"}
+UPDATES = {
+    "causal_conv1d_update": "causal_conv1d",
+    "dynamic_causal_conv1d_update": "dynamic_causal_conv1d",
+    "gated_delta_rule_update": "gated_delta_rule",
+    "selective_state_update": "selective_scan",
+}
 # Arguments that every row of a batch shares.
 SHARED = {
     "rms_norm": {1}, "rms_norm_gated": {2}, "linear": {1, 2}, "embedding": {1}, "causal_conv1d": {1, 2},
@@ -319,6 +358,23 @@ def test_single_tokens_are_the_whole(of: Callable[[np.ndarray], Any]) -> None:
             y = ops.selective_state_update(x[:, t], state, dt[:, t], a, b[:, t], c[:, t], d, dt_bias)
             assert as_bytes(y) == as_bytes(whole[:, t])
         assert as_bytes(state) == as_bytes(last)
+
+    arguments, options, _ = CASES["dynamic_causal_conv1d"]
+    x, weight = map(of, arguments)
+    whole, last = ops.dynamic_causal_conv1d(x, weight, initial_state=of(options["initial_state"]))
+    state = of(options["initial_state"].copy())
+    for t in range(T):
+        assert as_bytes(ops.dynamic_causal_conv1d_update(x[:, t], state, weight[:, t])) == as_bytes(whole[:, t])
+    assert as_bytes(state) == as_bytes(last)
+
+    arguments, options, _ = CASES["gated_delta_rule"]
+    rows = [of(array) for array in arguments]
+    whole, last = ops.gated_delta_rule(*rows, scale=0.25, qk_l2norm=True, initial_state=of(options["initial_state"]))
+    state = of(options["initial_state"].copy())
+    for t in range(T):
+        y = ops.gated_delta_rule_update(*(row[:, t] for row in rows), state, scale=0.25, qk_l2norm=True)
+        assert as_bytes(y) == as_bytes(whole[:, t])
+    assert as_bytes(state) == as_bytes(last)
 
     q, k, v = (of(array) for array in CASES["attention"][0])
     whole = ops.attention(q, k, v)

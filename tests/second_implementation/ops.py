@@ -81,7 +81,7 @@ def causal_conv1d(rows, weight, bias, kernel):
     if bias is not None:
         acc[:] = bias
     for k in range(kernel):
-        acc = fma(weight[:, k], rows[k : k + count], acc)
+        acc = fma(weight[..., k], rows[k : k + count], acc)            # [C, K], or [T, C, K]: a kernel for each row
     return functions.silu(acc)
 
 
@@ -94,6 +94,23 @@ def ssm_scan(x, dt, decay, b, c, skip, state):
         states[t] = state
     y = reduce.dot(states, c[:, :, None, :], "f32", block=32)
     return canonical(fma(skip[:, None], x, y)), state
+
+
+def gated_delta_rule(q, k, v, g, beta, scale, state, qk_l2norm=True):
+    """q and k [T, H, K], v [T, H, V], g and beta [T, H], state [H, K, V]; returns o and the last state."""
+    if qk_l2norm:
+        unit = lambda x: x * functions.rsqrt(reduce.sum_of_squares(x) + F32(1e-6))[..., None]
+        q, k = unit(q), unit(k)
+    q, decay = q * F32(scale), functions.exp(g)
+    out = np.empty(v.shape, F32)
+    columns = lambda x, s: reduce.dot(np.broadcast_to(x[:, None, :], s.shape), s, "f32")
+    for t in range(len(q)):
+        s = np.swapaxes(decay[t][:, None, None] * state, 1, 2)         # [H, V, K]
+        u = beta[t][:, None] * (v[t] - columns(k[t], s))
+        s = canonical(fma(k[t][:, None, :], u[:, :, None], s))
+        out[t] = canonical(columns(q[t], s))
+        state = np.swapaxes(s, 1, 2)
+    return out, state
 
 
 class KvCache:

@@ -18,6 +18,7 @@ pub mod causal_conv1d;
 pub mod conv;
 pub mod cumsum;
 pub mod embedding;
+pub mod gated_delta_rule;
 pub mod group_norm;
 pub mod layer_norm;
 pub mod linear;

@@ -23,8 +23,9 @@ mod _core {
     use crate::model::{Generation, Model, available_isas, check_receipt, compare_receipts};
     #[pymodule_export]
     use crate::ops::{
-        PackedWeight, activation, attention, causal_conv1d, embedding, linear, moe_router,
-        rms_norm, rms_norm_gated, rope, sample, selective_scan, softmax, swiglu,
+        PackedWeight, activation, attention, causal_conv1d, dynamic_causal_conv1d, embedding,
+        gated_delta_rule, linear, moe_router, rms_norm, rms_norm_gated, rope, sample,
+        selective_scan, softmax, swiglu,
     };
     #[pymodule_export]
     use crate::pool::{get_cpu, set_cpu};

@@ -28,7 +28,11 @@ __all__ = [
     "attention",
     "causal_conv1d",
     "causal_conv1d_update",
+    "dynamic_causal_conv1d",
+    "dynamic_causal_conv1d_update",
     "embedding",
+    "gated_delta_rule",
+    "gated_delta_rule_update",
     "gelu",
     "gelu_tanh",
     "linear",
@@ -280,6 +284,90 @@ def selective_state_update(
         dt_limit: Least and greatest time step; 0 and infinity where not given.
     """
     return call("selective_state_update", x, ssm_state, dt, a, b, c, d, dt_bias, dt_limit)
+
+
+def dynamic_causal_conv1d(
+    x: "Array", weight: "Array", *, initial_state: "Array | None" = None
+) -> "tuple[Array, Array]":
+    """`causal_conv1d` whose kernel is another one for each token, as in the JetBlock of Jet-Nemotron.
+
+    Args:
+        x: `[B, T, C]`.
+        weight: `[B, T, K, C]`; the last tap multiplies the current token.
+        initial_state: The K - 1 inputs before, oldest first, `[B, K - 1, C]`; zeros where not given.
+
+    Returns:
+        `[B, T, C]`, and the state after the last token in f32.
+    """
+    y, state = call("dynamic_causal_conv1d", x, weight, initial_state)
+    return y, state
+
+
+def dynamic_causal_conv1d_update(x: "Array", conv_state: "Array", weight: "Array") -> "Array":
+    """One token of `dynamic_causal_conv1d`, with its bits.
+
+    Args:
+        x: `[B, C]`.
+        conv_state: `[B, K - 1, C]` f32, advanced in place.
+        weight: `[B, K, C]`.
+    """
+    return call("dynamic_causal_conv1d_update", x, conv_state, weight)
+
+
+def gated_delta_rule(
+    q: "Array",
+    k: "Array",
+    v: "Array",
+    g: "Array",
+    beta: "Array",
+    *,
+    scale: float | None = None,
+    qk_l2norm: bool = False,
+    initial_state: "Array | None" = None,
+) -> "tuple[Array, Array]":
+    """The gated delta rule, token by token. Wherever a text is cut, the bits are the same.
+
+    Args:
+        q: `[B, T, G, K]`, G a divisor of H.
+        k: As q.
+        v: `[B, T, H, V]`.
+        g: Logarithm of the decay, `[B, T, H]`.
+        beta: Strength of the correction, `[B, T, H]`.
+        scale: Multiplies q; `1 / sqrt(K)` where not given.
+        qk_l2norm: Scale q and k to length 1 first.
+        initial_state: `[B, H, K, V]`; zeros where not given.
+
+    Returns:
+        `[B, T, H, V]`, and the state after the last token in f32.
+    """
+    y, state = call("gated_delta_rule", q, k, v, g, beta, scale, qk_l2norm, initial_state)
+    return y, state
+
+
+def gated_delta_rule_update(
+    q: "Array",
+    k: "Array",
+    v: "Array",
+    g: "Array",
+    beta: "Array",
+    state: "Array",
+    *,
+    scale: float | None = None,
+    qk_l2norm: bool = False,
+) -> "Array":
+    """One token of `gated_delta_rule`, with its bits.
+
+    Args:
+        q: `[B, G, K]`.
+        k: As q.
+        v: `[B, H, V]`.
+        g: `[B, H]`.
+        beta: `[B, H]`.
+        state: `[B, H, K, V]` f32, advanced in place.
+        scale: Multiplies q; `1 / sqrt(K)` where not given.
+        qk_l2norm: Scale q and k to length 1 first.
+    """
+    return call("gated_delta_rule_update", q, k, v, g, beta, state, scale, qk_l2norm)
 
 
 def moe_router(

@@ -137,6 +137,23 @@ def causal_conv1d_update(on: On, x: Any, conv_state: Any, weight: Any, bias: Any
     return out[:, 0]
 
 
+@operator("(Tensor x, Tensor weight, Tensor? initial_state=None) -> (Tensor, Tensor)")
+def dynamic_causal_conv1d(on: On, x: Any, weight: Any, initial_state: Any = None) -> Any:
+    shape = (x.shape[0], weight.shape[2] - 1, x.shape[2])
+    state = on.zeros(shape, x) if initial_state is None else on.copy(initial_state)
+    out = on.empty(x.shape, x)
+    on.run(_core.dynamic_causal_conv1d, x, weight, state, out)
+    return out, state
+
+
+@operator("(Tensor x, Tensor(a!) conv_state, Tensor weight) -> Tensor")
+def dynamic_causal_conv1d_update(on: On, x: Any, conv_state: Any, weight: Any) -> Any:
+    x, weight = x[:, None], weight[:, None]
+    out = on.empty(x.shape, x)
+    on.run(_core.dynamic_causal_conv1d, x, weight, conv_state, out)
+    return out[:, 0]
+
+
 def _limits(dt_limit: Sequence[float] | None) -> tuple[float, ...]:
     return (0.0, float("inf")) if dt_limit is None else tuple(dt_limit)
 
@@ -185,6 +202,53 @@ def selective_state_update(
     x, dt, b, c = (array[:, None] for array in (x, dt, b, c))
     out = on.empty(x.shape, x)
     on.run(_core.selective_scan, x, dt, a, b, c, d, dt_bias, _limits(dt_limit), ssm_state, out)
+    return out[:, 0]
+
+
+def _scale(q: Any, scale: float | None) -> float:
+    return q.shape[-1] ** -0.5 if scale is None else scale
+
+
+@operator(
+    "(Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, float? scale=None, bool qk_l2norm=False,"
+    " Tensor? initial_state=None) -> (Tensor, Tensor)"
+)
+def gated_delta_rule(
+    on: On,
+    q: Any,
+    k: Any,
+    v: Any,
+    g: Any,
+    beta: Any,
+    scale: float | None = None,
+    qk_l2norm: bool = False,  # noqa: FBT001, FBT002 (the schema's order)
+    initial_state: Any = None,
+) -> Any:
+    shape = (v.shape[0], v.shape[2], q.shape[3], v.shape[3])
+    state = on.zeros(shape, v) if initial_state is None else on.copy(initial_state)
+    out = on.empty(v.shape, v)
+    on.run(_core.gated_delta_rule, q, k, v, g, beta, _scale(q, scale), qk_l2norm, state, out)
+    return out, state
+
+
+@operator(
+    "(Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor(a!) state, float? scale=None,"
+    " bool qk_l2norm=False) -> Tensor"
+)
+def gated_delta_rule_update(
+    on: On,
+    q: Any,
+    k: Any,
+    v: Any,
+    g: Any,
+    beta: Any,
+    state: Any,
+    scale: float | None = None,
+    qk_l2norm: bool = False,  # noqa: FBT001, FBT002 (the schema's order)
+) -> Any:
+    q, k, v, g, beta = (array[:, None] for array in (q, k, v, g, beta))
+    out = on.empty(v.shape, v)
+    on.run(_core.gated_delta_rule, q, k, v, g, beta, _scale(q, scale), qk_l2norm, state, out)
     return out[:, 0]
 
 

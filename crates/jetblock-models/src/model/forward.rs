@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use jetblock_ops::attention::{self, Attention};
-use jetblock_ops::causal_conv1d::CausalConv1d;
+use jetblock_ops::causal_conv1d::{CausalConv1d, Taps};
 use jetblock_ops::linear::{Epilogue, Prepared};
 use jetblock_ops::rms_norm::RmsNorm;
 use jetblock_ops::rms_norm_gated::RmsNormGated;
@@ -329,7 +329,7 @@ impl<K: Kernels> Run<'_, '_, '_, K> {
         }
         let conv = CausalConv1d {
             x: column(inner..inner + conv_dim),
-            weight: &weights.conv_weight,
+            weight: Taps::Fixed(&weights.conv_weight),
             bias: weights.conv_bias.as_deref(),
             segments: &self.step.segments,
         };

@@ -134,8 +134,8 @@ impl Input<'_> {
     }
 
     #[inline(always)]
-    fn weight(&self, k: usize) -> &[f32] {
-        &self.op.weight[k * self.op.channels()..][self.columns.clone()]
+    fn weight(&self, t: usize, k: usize) -> &[f32] {
+        &self.op.tap(self.first + t, k)[self.columns.clone()]
     }
 
     /// Output row `t` of the segment.
@@ -169,7 +169,7 @@ impl Input<'_> {
         let mut w: [&[f32]; N] = [&[]; N];
         for i in 0..N {
             x[i] = &self.row(t + k + i)[..width];
-            w[i] = &self.weight(k + i)[..width];
+            w[i] = &self.weight(t, k + i)[..width];
         }
         let bias = self
             .op

@@ -1,12 +1,13 @@
 //! Depthwise causal convolution along the tokens of each sequence, with silu.
 //!
 //! `acc = bias[c]`, then `acc = fma(weight[c, k], x[t - (K-1) + k, c], acc)` for k ascending; `y[t, c] = silu(acc)`.
-//! Dao and Gu 2024, "Transformers are SSMs"; the `causal_conv1d` package. NUMERICS.md section 7, step 2.
+//! Dao and Gu 2024, "Transformers are SSMs"; the `causal_conv1d` package. NUMERICS.md section 7, step 2. The kernel may
+//! be another one for each token, made from the text itself: Gu et al. 2025, "Jet-Nemotron", its dynamic convolution.
 //!
 //! | name   | shape        | dtype                                                                                      |
 //! |--------|--------------|--------------------------------------------------------------------------------------------|
 //! | x      | `[R, C]`     | f32, columns of a wider matrix; rows of all sequences one after another                    |
-//! | weight | `[K, C]`     | f32, from [`transpose_weight`]; checkpoints store [C, 1, K]                                |
+//! | weight | `[K, C]`     | f32, from [`transpose_weight`]; checkpoints store [C, 1, K]. Or `[R, K, C]`: [`Taps::EachRow`] |
 //! | bias   | `[C]`        | f32, absent means +0                                                                       |
 //! | state  | `[K - 1, C]` | f32, one for each sequence: its last rows of x, oldest first; zeros before the first token |
 //! | y      | `[R, C]`     | f32                                                                                        |
@@ -28,12 +29,26 @@ use crate::{Columns, OpError, Segment};
 pub struct CausalConv1d<'a> {
     /// Input rows, `[R, C]`.
     pub x: Columns<'a>,
-    /// Kernel, `[K, C]`; the last row multiplies the current token.
-    pub weight: &'a [f32],
+    /// Kernel; its last row multiplies the current token.
+    pub weight: Taps<'a>,
     /// Bias, `[C]`.
     pub bias: Option<&'a [f32]>,
     /// Which rows belong to which sequence; they cover all rows in order.
     pub segments: &'a [Segment],
+}
+
+/// What the inputs are multiplied by.
+#[derive(Clone, Copy, Debug)]
+pub enum Taps<'a> {
+    /// The same for every token, `[K, C]`.
+    Fixed(&'a [f32]),
+    /// Each token's own.
+    EachRow {
+        /// `[R, K, C]`.
+        weight: &'a [f32],
+        /// K.
+        kernel: usize,
+    },
 }
 
 /// Turns a checkpoint's `[C, 1, K]` into the `[K, C]` that [`CausalConv1d`] takes.
@@ -58,13 +73,33 @@ impl CausalConv1d<'_> {
     /// Checks shapes.
     pub fn check(&self) -> Result<(), OpError> {
         let (op, channels) = (Self::NAME, self.channels());
-        if channels == 0 || self.weight.is_empty() || !self.weight.len().is_multiple_of(channels) {
-            return Err(OpError::Value {
+        let value = |arg, expected, got| {
+            Err(OpError::Value {
                 op,
-                arg: "weight [K, C]",
-                expected: format!("a positive multiple of C = {channels} elements"),
-                got: format!("{} elements", self.weight.len()),
-            });
+                arg,
+                expected,
+                got,
+            })
+        };
+        match self.weight {
+            Taps::Fixed(weight) => {
+                if channels == 0 || weight.is_empty() || !weight.len().is_multiple_of(channels) {
+                    let expected = format!("a positive multiple of C = {channels} elements");
+                    return value(
+                        "weight [K, C]",
+                        expected,
+                        format!("{} elements", weight.len()),
+                    );
+                }
+            }
+            Taps::EachRow { weight, kernel } => {
+                if channels == 0 || kernel == 0 {
+                    let got = format!("K = {kernel}, C = {channels}");
+                    return value("weight [R, K, C]", "K and C of at least 1".into(), got);
+                }
+                let len = self.rows() * kernel * channels;
+                OpError::check_len(op, "weight [R, K, C]", weight.len(), len)?;
+            }
         }
         if let Some(bias) = self.bias {
             OpError::check_len(op, "bias [C]", bias.len(), channels)?;
@@ -95,6 +130,19 @@ impl CausalConv1d<'_> {
 
     /// K - 1: rows carried from step to step.
     fn history(&self) -> usize {
-        self.weight.len() / self.channels() - 1
+        match self.weight {
+            Taps::Fixed(weight) => weight.len() / self.channels() - 1,
+            Taps::EachRow { kernel, .. } => kernel - 1,
+        }
+    }
+
+    /// Tap k of the kernel of row `r`, `[C]`.
+    #[inline(always)]
+    fn tap(&self, r: usize, k: usize) -> &[f32] {
+        let (weight, row) = match self.weight {
+            Taps::Fixed(weight) => (weight, 0),
+            Taps::EachRow { weight, kernel } => (weight, r * kernel),
+        };
+        &weight[(row + k) * self.channels()..][..self.channels()]
     }
 }

@@ -19,7 +19,7 @@ impl CausalConv1d<'_> {
                 for c in 0..channels {
                     let mut acc = self.bias.map_or(0.0, |bias| bias[c]);
                     for k in 0..=history {
-                        acc = fma(self.weight[k * channels + c], rows[t + k][c], acc);
+                        acc = fma(self.tap(r, k)[c], rows[t + k][c], acc);
                     }
                     out[r * channels + c] = silu(acc);
                 }

@@ -9,6 +9,20 @@ struct Case {
     lengths: Vec<usize>,
     /// One value in this many is special.
     every: u32,
+    /// Whether each row has taps of its own.
+    each_row: bool,
+}
+
+impl Default for Case {
+    fn default() -> Case {
+        Case {
+            channels: 33,
+            kernel: 4,
+            lengths: vec![1, 7, 2, 12],
+            every: u32::MAX,
+            each_row: false,
+        }
+    }
 }
 
 impl Case {
@@ -31,10 +45,8 @@ impl Case {
         let (channels, rows) = (self.channels, self.lengths.iter().sum::<usize>());
         let row_len = channels + Case::ROW_EXTRA;
         let x = painted_special(1, rows * row_len, self.every);
-        let weight = transpose_weight(
-            &painted_special(2, channels * self.kernel, self.every),
-            channels,
-        );
+        let kernels = if self.each_row { rows } else { 1 };
+        let weight = painted_special(2, kernels * channels * self.kernel, self.every);
         let bias = painted(3, channels);
         let segments = self.segments();
         let op = CausalConv1d {
@@ -43,7 +55,13 @@ impl Case {
                 row_len,
                 columns: 3..3 + channels,
             },
-            weight: &weight,
+            weight: match self.each_row {
+                false => Taps::Fixed(&weight),
+                true => Taps::EachRow {
+                    weight: &weight,
+                    kernel: self.kernel,
+                },
+            },
             bias: (self.kernel != 3).then_some(&bias),
             segments: &segments,
         };
@@ -82,41 +100,84 @@ impl Case {
 
 #[test]
 fn cpu_equals_reference() {
-    for channels in [1, 15, 16, 17, 31, 32, 33, 257, 1025] {
-        for every in [3, u32::MAX] {
-            let lengths = vec![1, 2, 5, 0, 3];
+    for each_row in [false, true] {
+        for channels in [1, 15, 16, 17, 31, 32, 33, 257, 1025] {
+            for every in [3, u32::MAX] {
+                Case {
+                    channels,
+                    lengths: vec![1, 2, 5, 0, 3],
+                    every,
+                    each_row,
+                    ..Case::default()
+                }
+                .assert_cpu_equals_reference();
+            }
+        }
+        for kernel in 1..=9 {
             Case {
-                channels,
-                kernel: 4,
-                lengths,
-                every,
+                kernel,
+                every: 40,
+                each_row,
+                ..Case::default()
             }
             .assert_cpu_equals_reference();
         }
-    }
-    for kernel in 1..=9 {
         Case {
-            channels: 33,
-            kernel,
-            lengths: vec![1, 7, 2, 12],
-            every: 40,
+            channels: 600,
+            lengths: vec![70, 1, 33],
+            each_row,
+            ..Case::default()
+        }
+        .assert_cpu_equals_reference();
+        Case {
+            channels: 16,
+            lengths: vec![],
+            each_row,
+            ..Case::default()
         }
         .assert_cpu_equals_reference();
     }
-    Case {
-        channels: 600,
-        kernel: 4,
-        lengths: vec![70, 1, 33],
-        every: u32::MAX,
-    }
-    .assert_cpu_equals_reference();
-    Case {
-        channels: 16,
-        kernel: 4,
-        lengths: vec![],
-        every: u32::MAX,
-    }
-    .assert_cpu_equals_reference();
+}
+
+#[test]
+fn equal_taps_of_each_row_are_the_fixed_ones() {
+    let (channels, kernel, rows) = (20, 4, 9);
+    let x = painted(1, rows * channels);
+    let weight = painted(2, kernel * channels);
+    let repeated = weight.repeat(rows);
+    let run = |weight| {
+        let op = CausalConv1d {
+            x: Columns::whole(&x, channels),
+            weight,
+            bias: None,
+            segments: &[Segment {
+                rows: 0..rows,
+                start: 0,
+            }],
+        };
+        let (mut state, mut out) = (vec![0.0; (kernel - 1) * channels], vec![0.0; x.len()]);
+        op.cpu(&mut [&mut state], &mut out, &jetblock_simd::Cpu::single())
+            .expect("valid arguments");
+        [out, state].concat()
+    };
+    let want = run(Taps::Fixed(&weight));
+    let got = run(Taps::EachRow {
+        weight: &repeated,
+        kernel,
+    });
+    assert_bits_equal("the same taps in every row", &got, &want);
+    let mut other = repeated.clone();
+    other[5 * kernel * channels] += 1.0;
+    let got = run(Taps::EachRow {
+        weight: &other,
+        kernel,
+    });
+    assert_bits_differ("another tap in row 5", &got, &want);
+    assert_bits_equal(
+        "the rows before it",
+        &got[..5 * channels],
+        &want[..5 * channels],
+    );
 }
 
 /// One sequence of 12 rows in pieces; returns all rows and the last state.
@@ -130,7 +191,7 @@ fn in_pieces(pieces: &[usize], forget: bool) -> Vec<f32> {
         let range = start * channels..(start + piece) * channels;
         let op = CausalConv1d {
             x: Columns::whole(&x[range.clone()], channels),
-            weight: &weight,
+            weight: Taps::Fixed(&weight),
             bias: None,
             segments: &[Segment {
                 rows: 0..piece,
@@ -179,7 +240,7 @@ fn the_last_kernel_row_multiplies_the_current_token() {
     }];
     let op = CausalConv1d {
         x: Columns::whole(&x, 2),
-        weight: &weight,
+        weight: Taps::Fixed(&weight),
         bias: None,
         segments: &segments,
     };
@@ -223,7 +284,7 @@ fn errors_name_argument_expected_and_got() {
     ];
     let op = CausalConv1d {
         x: Columns::whole(&x, 3),
-        weight: &x,
+        weight: Taps::Fixed(&x),
         bias: None,
         segments: &segments[..1],
     };
@@ -241,10 +302,20 @@ fn errors_name_argument_expected_and_got() {
     );
     assert_eq!(
         message(&CausalConv1d {
-            weight: &x[..4],
+            weight: Taps::Fixed(&x[..4]),
             ..op.clone()
         }),
         "causal_conv1d: weight [K, C] is 4 elements, expected a positive multiple of C = 3 elements"
+    );
+    assert_eq!(
+        message(&CausalConv1d {
+            weight: Taps::EachRow {
+                weight: &x,
+                kernel: 2
+            },
+            ..op.clone()
+        }),
+        "causal_conv1d: weight [R, K, C] has 12 elements, expected 24"
     );
     let whole = [Segment {
         rows: 0..4,

@@ -20,7 +20,9 @@ use crate::pool;
 use crate::tensor::{Element, Tensor};
 
 pub(crate) use rows::{activation, rms_norm, rms_norm_gated, softmax, swiglu};
-pub(crate) use sequence::{attention, causal_conv1d, rope, selective_scan};
+pub(crate) use sequence::{
+    attention, causal_conv1d, dynamic_causal_conv1d, gated_delta_rule, rope, selective_scan,
+};
 pub(crate) use token::{embedding, moe_router, sample};
 pub(crate) use weight::{PackedWeight, linear};
 

@@ -1,7 +1,8 @@
 //! Operators along the tokens of sequences. Arrays are `[B, T, ..]`: B sequences of T tokens each.
 
 use jetblock_ops::attention::{Attention, KvCache, KvCacheConfig, KvDtype};
-use jetblock_ops::causal_conv1d::{CausalConv1d, transpose_weight};
+use jetblock_ops::causal_conv1d::{CausalConv1d, Taps, transpose_weight};
+use jetblock_ops::gated_delta_rule::GatedDeltaRule;
 use jetblock_ops::linear::OperandKind;
 use jetblock_ops::rope::{Rope, RopeConfig, RopeScaling, RopeTable};
 use jetblock_ops::selective_scan::{SelectiveScan, state_from_canonical, state_to_canonical};
@@ -59,9 +60,44 @@ pub(crate) fn causal_conv1d(
     let segments = segments(batch, tokens, 0);
     let op = CausalConv1d {
         x: Columns::whole(&x, channels),
-        weight: &weight,
+        weight: Taps::Fixed(&weight),
         bias: bias.as_deref(),
         segments: &segments,
+    };
+    compute(py, &mut out, |out, cpu| {
+        op.cpu(&mut per_sequence(state, batch), out, cpu)
+    })
+}
+
+/// `out [B, T, C]` of `x [B, T, C]` with the kernels `weight [B, T, K, C]`; `state [B, K - 1, C]` f32 is advanced.
+#[pyfunction]
+pub(crate) fn dynamic_causal_conv1d(
+    py: Python<'_>,
+    x: Tensor<'_>,
+    weight: Tensor<'_>,
+    mut state: Tensor<'_>,
+    mut out: Tensor<'_>,
+) -> PyResult<()> {
+    const OP: &str = "dynamic_causal_conv1d";
+    let [batch, tokens, channels] = shape::dims(OP, "x", &x, "[B, T, C]")?;
+    let [_, _, kernel, _] = shape::dims(OP, "weight", &weight, "[B, T, K, C]")?;
+    let weight_shape = [batch, tokens, kernel, channels];
+    shape::check(OP, "weight", &weight, "[B, T, K, C]", &weight_shape)?;
+    let state_shape = [batch, kernel - 1, channels];
+    shape::check(OP, "state", &state, "[B, K - 1, C]", &state_shape)?;
+    shape::check(OP, "out", &out, "as x", &x.shape)?;
+    state.check_apart("dynamic_causal_conv1d: state", &[&x, &weight])?;
+    let x = x.f32s("dynamic_causal_conv1d: x")?;
+    let weight = weight.f32s("dynamic_causal_conv1d: weight")?;
+    let state = state.f32s_mut("dynamic_causal_conv1d: state")?;
+    let op = CausalConv1d {
+        x: Columns::whole(&x, channels),
+        weight: Taps::EachRow {
+            weight: &weight,
+            kernel,
+        },
+        bias: None,
+        segments: &segments(batch, tokens, 0),
     };
     compute(py, &mut out, |out, cpu| {
         op.cpu(&mut per_sequence(state, batch), out, cpu)
@@ -149,6 +185,60 @@ pub(crate) fn selective_scan(
             state.copy_from_slice(&state_to_canonical(&own, state_len, head_dim));
         }
         Ok(())
+    })
+}
+
+/// `out [B, T, H, V]` of `q` and `k [B, T, G, K]`, `v [B, T, H, V]`, `g` and `beta [B, T, H]`; `state [B, H, K, V]` f32
+/// is advanced.
+#[pyfunction]
+pub(crate) fn gated_delta_rule(
+    py: Python<'_>,
+    q: Tensor<'_>,
+    k: Tensor<'_>,
+    v: Tensor<'_>,
+    g: Tensor<'_>,
+    beta: Tensor<'_>,
+    scale: f32,
+    qk_l2norm: bool,
+    mut state: Tensor<'_>,
+    mut out: Tensor<'_>,
+) -> PyResult<()> {
+    const OP: &str = "gated_delta_rule";
+    let [batch, tokens, groups, keys] = shape::dims(OP, "q", &q, "[B, T, G, K]")?;
+    shape::check(OP, "k", &k, "as q", &q.shape)?;
+    let [_, _, heads, values] = shape::dims(OP, "v", &v, "[B, T, H, V]")?;
+    let v_shape = [batch, tokens, heads, values];
+    shape::check(OP, "v", &v, "[B, T, H, V]", &v_shape)?;
+    for (name, gate) in [("g", &g), ("beta", &beta)] {
+        shape::check(OP, name, gate, "[B, T, H]", &[batch, tokens, heads])?;
+    }
+    let state_shape = [batch, heads, keys, values];
+    shape::check(OP, "state", &state, "[B, H, K, V]", &state_shape)?;
+    shape::check(OP, "out", &out, "as v", &v.shape)?;
+    state.check_apart("gated_delta_rule: state", &[&q, &k, &v, &g, &beta])?;
+    let (q, k) = (
+        q.f32s("gated_delta_rule: q")?,
+        k.f32s("gated_delta_rule: k")?,
+    );
+    let (v, g) = (
+        v.f32s("gated_delta_rule: v")?,
+        g.f32s("gated_delta_rule: g")?,
+    );
+    let beta = beta.f32s("gated_delta_rule: beta")?;
+    let state = state.f32s_mut("gated_delta_rule: state")?;
+    let op = GatedDeltaRule {
+        q: Columns::whole(&q, groups * keys),
+        k: Columns::whole(&k, groups * keys),
+        v: Columns::whole(&v, heads * values),
+        g: Columns::whole(&g, heads),
+        beta: Columns::whole(&beta, heads),
+        groups,
+        scale,
+        qk_l2norm,
+        segments: &segments(batch, tokens, 0),
+    };
+    compute(py, &mut out, |out, cpu| {
+        op.cpu(&mut per_sequence(state, batch), out, cpu)
     })
 }
 
