@@ -432,13 +432,29 @@ impl<C: Copy, X: Copy> Block<'_, C, X> {
     ) {
         let two = W::K_STEP == 2;
         match S::LEVEL {
-            Level::Avx512 if two => self.add::<S, W, 4, 4, 4>(simd, totals, ending),
-            Level::Avx512Bf16 | Level::Avx512 => self.add::<S, W, 4, 4, 6>(simd, totals, ending),
-            Level::Neon if two => self.add::<S, W, 16, 4, 4>(simd, totals, ending),
-            Level::Neon => self.add::<S, W, 16, 4, 6>(simd, totals, ending),
-            Level::Avx2 if two => self.add::<S, W, 8, 2, 4>(simd, totals, ending),
-            Level::Avx2 => self.add::<S, W, 8, 2, 6>(simd, totals, ending),
-            Level::Scalar => self.add::<S, W, 8, 8, 1>(simd, totals, ending),
+            Level::Avx512 if two => self.add::<S, W, 4, 4, 4>(simd, totals, PANEL, ending),
+            Level::Avx512Bf16 | Level::Avx512 => {
+                self.add::<S, W, 4, 4, 6>(simd, totals, PANEL, ending)
+            }
+            Level::Neon if two => self.add::<S, W, 16, 4, 4>(simd, totals, PANEL, ending),
+            Level::Neon => self.add::<S, W, 16, 4, 6>(simd, totals, PANEL, ending),
+            Level::Avx2 if two => self.add::<S, W, 8, 2, 4>(simd, totals, PANEL, ending),
+            Level::Avx2 => self.add::<S, W, 8, 2, 6>(simd, totals, PANEL, ending),
+            Level::Scalar => self.add::<S, W, 8, 8, 1>(simd, totals, PANEL, ending),
+        }
+    }
+
+    /// [`Block::add`] for the first `columns` alone: as many vectors, one at a time.
+    #[inline(always)]
+    pub(super) fn add_narrow<S: Simd, W: Weight<Cell = C, X = X>>(
+        &self,
+        simd: S,
+        totals: &mut [[f32; PANEL]],
+        columns: usize,
+    ) {
+        match S::LEVEL {
+            Level::Scalar => self.add::<S, W, 8, 8, 1>(simd, totals, columns, None),
+            _ => self.add::<S, W, 1, 1, 6>(simd, totals, columns, None),
         }
     }
 
@@ -446,7 +462,7 @@ impl<C: Copy, X: Copy> Block<'_, C, X> {
     ///
     /// A register tile is `MR` rows by `NV` vectors: as many chains as leave registers for the operands, of which
     /// the bf16 kind needs twice as many where it takes its pairs apart. A single row takes `N1` vectors: few chains
-    /// would wait for each other.
+    /// would wait for each other. Columns from `end` on are left out.
     #[inline(always)]
     fn add<
         S: Simd,
@@ -458,18 +474,19 @@ impl<C: Copy, X: Copy> Block<'_, C, X> {
         &self,
         simd: S,
         totals: &mut [[f32; PANEL]],
+        end: usize,
         mut ending: Option<&mut Ending<'_, '_>>,
     ) {
         let m = totals.len();
         let groups = m.div_ceil(MR);
         for group in 0..groups {
             match m * (group + 1) / groups - m * group / groups {
-                1 => self.tile::<S, W, N1, 1>(simd, group, groups, totals),
-                2 => self.tile::<S, W, NV, 2>(simd, group, groups, totals),
-                3 => self.tile::<S, W, NV, 3>(simd, group, groups, totals),
-                4 => self.tile::<S, W, NV, 4>(simd, group, groups, totals),
-                5 => self.tile::<S, W, NV, 5>(simd, group, groups, totals),
-                _ => self.tile::<S, W, NV, 6>(simd, group, groups, totals),
+                1 => self.tile::<S, W, N1, 1>(simd, group, groups, totals, end),
+                2 => self.tile::<S, W, NV, 2>(simd, group, groups, totals, end),
+                3 => self.tile::<S, W, NV, 3>(simd, group, groups, totals, end),
+                4 => self.tile::<S, W, NV, 4>(simd, group, groups, totals, end),
+                5 => self.tile::<S, W, NV, 5>(simd, group, groups, totals, end),
+                _ => self.tile::<S, W, NV, 6>(simd, group, groups, totals, end),
             }
             if let Some(ending) = ending.as_deref_mut() {
                 for row in m * group / groups..m * (group + 1) / groups {
@@ -499,6 +516,7 @@ impl<C: Copy, X: Copy> Block<'_, C, X> {
         group: usize,
         groups: usize,
         totals: &mut [[f32; PANEL]],
+        end: usize,
     ) {
         let weights = self.weights;
         let at = totals.len() * group / groups;
@@ -510,7 +528,7 @@ impl<C: Copy, X: Copy> Block<'_, C, X> {
         }
         let columns = PANEL / (NV * S::LANES);
         let mut column = 0;
-        while column < PANEL {
+        while column < end {
             let pass = group * columns + column / (NV * S::LANES);
             let ahead = Self::ahead(MR, pass, groups * columns);
             let mut chains = [[S::F::splat(0.0); NV]; MR];

@@ -19,6 +19,9 @@ use super::{OperandKind, Prepared, Rows};
 /// Values of k that are gathered before they become pairs: they stay in the nearest cache.
 const STAGE: usize = 32;
 
+/// Columns up to which a panel is taken a vector at a time, and not whole.
+const NARROW: usize = 48;
+
 /// The columns of a product.
 pub(crate) trait Columns {
     /// Fills row i with element `k + i` of the columns `first..first + 64`; +0 where there is no column.
@@ -125,15 +128,22 @@ impl<W: Weight> Kernel for AddBlock<'_, W> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let block = Block {
+        let block = self.block();
+        block.add_at_level::<S, W>(simd, self.totals, None);
+    }
+}
+
+impl<'a, W: Weight> AddBlock<'a, W> {
+    #[inline(always)]
+    fn block(&self) -> Block<'a, W::Cell, W::X> {
+        Block {
             weights: self.block,
             next: &[],
             x: self.x,
             start: self.start,
             rows: self.rows,
             first_row: 0,
-        };
-        block.add_at_level::<S, W>(simd, self.totals, None);
+        }
     }
 }
 
@@ -263,22 +273,43 @@ impl PackedColumns {
     }
 
     /// `totals[i][j] = dot(x[i, :], column 64 * panel + j)` over `keys` alone, at most 256 elements of f32 columns;
-    /// x has rows of `stride`.
+    /// x has rows of `stride`. Only the first `columns` of the panel count.
     pub(crate) fn part_product(
         &self,
         level: Level,
-        x: &[f32],
-        stride: usize,
+        (x, stride): (&[f32], usize),
         keys: Range<usize>,
         panel: usize,
+        columns: usize,
         totals: &mut [[f32; PANEL]],
     ) {
-        level.run(AddBlock::<F32> {
+        let block = AddBlock::<F32> {
             block: &self.values[panel * self.k + keys.start..panel * self.k + keys.end],
             x: Operands::new(x, stride),
             start: 0,
             rows: &Rows::Range(0..totals.len()),
             totals,
-        });
+        };
+        if columns <= NARROW {
+            level.run(AddNarrow { block, columns });
+        } else {
+            level.run(block);
+        }
+    }
+}
+
+/// The first columns of a block.
+struct AddNarrow<'a> {
+    block: AddBlock<'a, F32>,
+    columns: usize,
+}
+
+impl Kernel for AddNarrow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let block = self.block.block();
+        block.add_narrow::<S, F32>(simd, self.block.totals, self.columns);
     }
 }

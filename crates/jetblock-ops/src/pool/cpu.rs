@@ -1,6 +1,7 @@
 //! Pooling with windows as rows in a small buffer, threads over images.
 
 use jetblock_numerics::canonical;
+use jetblock_numerics::reduce::ROW_LANES;
 use jetblock_simd::{Cpu, Kernel, Simd, fp_env};
 
 use super::{Pool, Reach};
@@ -53,23 +54,51 @@ impl Kernel for Image<'_> {
                     for d in d.inputs.clone().step_by(d.step) {
                         for h in h.inputs.clone().step_by(h.step) {
                             let line = &self.x[(d * height + h) * width..][..width];
-                            if w.step == 1 {
-                                window.extend_from_slice(&line[w.inputs.clone()]);
-                            } else {
-                                for w in w.inputs.clone().step_by(w.step) {
-                                    window.push(line[w]);
-                                }
+                            let mut w_at = w.inputs.start;
+                            while w_at < w.inputs.end {
+                                window.push(line[w_at]);
+                                w_at += w.step;
                             }
                         }
                     }
                     self.out[at] = canonical(if largest {
-                        row::max(simd, &window)
+                        max(simd, &window)
                     } else {
-                        row::sum(simd, &window) / self.op.divisor([d, h, w])
+                        sum(simd, &mut window) / self.op.divisor([d, h, w])
                     });
                     at += 1;
                 }
             }
         }
     }
+}
+
+/// [`row::sum`]; few elements, each in a lane of its own, are folded as they are.
+#[inline(always)]
+fn sum<S: Simd>(simd: S, x: &mut Vec<f32>) -> f32 {
+    if x.len() > ROW_LANES {
+        return row::sum(simd, x);
+    }
+    let mut half = x.len().next_power_of_two();
+    x.resize(half, 0.0);
+    while half > 1 {
+        half /= 2;
+        for j in 0..half {
+            x[j] += x[j + half];
+        }
+    }
+    // Lanes start at +0, so that no sum is -0.
+    x[0] + 0.0
+}
+
+#[inline(always)]
+fn max<S: Simd>(simd: S, x: &[f32]) -> f32 {
+    if x.len() > ROW_LANES {
+        return row::max(simd, x);
+    }
+    let mut most = f32::NEG_INFINITY;
+    for &x in x {
+        most = jetblock_numerics::max(most, x);
+    }
+    most
 }

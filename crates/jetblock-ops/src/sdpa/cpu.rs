@@ -154,12 +154,12 @@ impl Task<'_> {
             for panel in 0..width.div_ceil(PANEL) {
                 let range = start..start + keys;
                 let values = &self.source.values;
-                values.part_product(level, &p, SPLIT, range, panel, &mut totals);
+                let columns = panel * PANEL..width.min((panel + 1) * PANEL);
+                values.part_product(level, (&p, SPLIT), range, panel, columns.len(), &mut totals);
                 for (r, step) in steps.iter().enumerate() {
                     let Some(step) = step else {
                         continue;
                     };
-                    let columns = panel * PANEL..width.min((panel + 1) * PANEL);
                     if step.count == Count::Some && !self.source.finite[block] {
                         let p = &p[r * SPLIT..][..keys];
                         self.without(admitted(r), start, p, columns.start, &mut totals[r]);

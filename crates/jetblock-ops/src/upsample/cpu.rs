@@ -46,34 +46,35 @@ impl Upsample<'_> {
             }
             x = &lines[..];
         }
-        if let Some(axis) = &axes[1] {
-            rows.resize(depth * to_height * to_width, 0.0);
-            let planes = x.chunks(height * to_width);
-            for (x, out) in planes.zip(rows.chunks_mut(to_height * to_width)) {
-                level.run(Mix {
-                    axis,
-                    x,
-                    len: to_width,
-                    out,
-                });
-            }
-            x = &rows[..];
-        }
-        match &axes[0] {
-            Some(axis) => {
-                let len = to_height * to_width;
+        let plane = to_height * to_width;
+        let mix = |axis: &Axis, x: &[f32], out: &mut [f32]| {
+            for (x, out) in x.chunks(height * to_width).zip(out.chunks_mut(plane)) {
+                let len = to_width;
                 level.run(Mix { axis, x, len, out });
             }
-            None => {
+        };
+        match (&axes[0], &axes[1]) {
+            (None, None) => {
                 for (y, &x) in out.iter_mut().zip(x) {
                     *y = canonical(x);
                 }
+            }
+            (None, Some(height)) => mix(height, x, out),
+            (Some(depth), None) => {
+                let (axis, len) = (depth, plane);
+                level.run(Mix { axis, x, len, out });
+            }
+            (Some(axis), Some(height)) => {
+                rows.resize(depth * plane, 0.0);
+                mix(height, x, rows);
+                let (x, len) = (&rows[..], plane);
+                level.run(Mix { axis, x, len, out });
             }
         }
     }
 }
 
-/// Outputs of one line from its inputs.
+/// Outputs of one line from its inputs. Another axis, or a copy, makes NaN canonical.
 struct Line<'a> {
     axis: &'a Axis,
     x: &'a [f32],
@@ -86,6 +87,12 @@ impl Kernel for Line<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let taps = self.axis.taps;
+        if taps == 1 {
+            for (y, &input) in self.out.iter_mut().zip(&self.axis.inputs) {
+                *y = self.x[input];
+            }
+            return;
+        }
         let (mut values, mut weights) = ([0.0_f32; 32], [0.0_f32; 32]);
         let mut at = 0;
         while at < self.out.len() {
@@ -97,13 +104,9 @@ impl Kernel for Line<'_> {
                     weights[o - at] = self.axis.weights[o * taps + tap];
                 }
                 let (x, w) = (simd.load(&values), simd.load(&weights));
-                y = match (tap, taps) {
-                    (0, 1) => x,
-                    (0, _) => w.mul(x),
-                    _ => w.fma(x, y),
-                };
+                y = if tap == 0 { w.mul(x) } else { w.fma(x, y) };
             }
-            store_part(simd, canonical(y), &mut self.out[at..end]);
+            store_part(simd, y, &mut self.out[at..end]);
             at = end;
         }
     }
