@@ -10,8 +10,9 @@ True
 
 from jetblock import _core
 from jetblock._core import NUMERICS_VERSION, available_isas, get_cpu, set_cpu
-from jetblock._errors import ArgumentError, JetBlockError, ModelError
+from jetblock._errors import ArgumentError, JetBlockError, ModelError, UncoveredOperatorError
 from jetblock.checksums import DeterminismReport, Difference, checksum, validate_determinism
+from jetblock.mode import deterministic
 from jetblock.model import (
     Completion,
     Completions,
@@ -49,9 +50,11 @@ __all__ = [
     "Stream",
     "ToolCall",
     "ToolCallError",
+    "UncoveredOperatorError",
     "__version__",
     "available_isas",
     "checksum",
+    "deterministic",
     "get_cpu",
     "load",
     "set_cpu",

@@ -1,6 +1,7 @@
 """The compiled module. Private: `jetblock` is the package's face. Checked against the binary by stubtest."""
 
 import os
+from collections.abc import Sequence
 from typing import Any, Final, final
 
 __all__ = [
@@ -8,30 +9,43 @@ __all__ = [
     "VERSION",
     "Generation",
     "Model",
+    "PackedConv",
     "PackedWeight",
     "activation",
+    "adaptive_avg_pool",
     "attention",
     "available_isas",
+    "avg_pool",
     "causal_conv1d",
     "check_receipt",
     "checksum",
     "compare_receipts",
+    "conv",
+    "cumsum",
     "dynamic_causal_conv1d",
     "embedding",
     "first_difference",
     "gated_delta_rule",
     "get_cpu",
+    "group_norm",
+    "layer_norm",
     "linear",
+    "matmul",
     "moe_router",
+    "power",
+    "reduce",
     "rms_norm",
     "rms_norm_gated",
     "rope",
     "run_command",
     "sample",
+    "sdpa",
     "selective_scan",
     "set_cpu",
     "softmax",
     "swiglu",
+    "topk",
+    "upsample",
 ]
 
 NUMERICS_VERSION: Final[int]
@@ -46,10 +60,20 @@ def check_receipt(text: str) -> None: ...
 def compare_receipts(left: str, right: str) -> str: ...
 def first_difference(left: Any, right: Any) -> tuple[int, str, str] | None: ...
 def activation(name: str, x: Any, out: Any) -> None: ...
+def adaptive_avg_pool(x: Any, out: Any) -> None: ...
 def attention(q: Any, k: Any, v: Any, split: int, out: Any) -> None: ...
+def avg_pool(
+    x: Any,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor: int | None,
+    out: Any,
+) -> None: ...
 def causal_conv1d(x: Any, weight: Any, bias: Any | None, state: Any, out: Any) -> None: ...
 def dynamic_causal_conv1d(x: Any, weight: Any, state: Any, out: Any) -> None: ...
-def embedding(ids: Any, weight: Any, out: Any) -> None: ...
 def gated_delta_rule(
     q: Any,
     k: Any,
@@ -61,7 +85,13 @@ def gated_delta_rule(
     state: Any,
     out: Any,
 ) -> None: ...
+def conv(x: Any, weight: PackedConv, bias: Any | None, out: Any) -> None: ...
+def cumsum(x: Any, dim: int, out: Any) -> None: ...
+def embedding(ids: Any, weight: Any, out: Any) -> None: ...
+def group_norm(x: Any, groups: int, weight: Any | None, bias: Any | None, eps: float, out: Any) -> None: ...
+def layer_norm(x: Any, weight: Any | None, bias: Any | None, eps: float, out: Any) -> None: ...
 def linear(x: Any, weight: PackedWeight, bias: Any | None, out: Any) -> None: ...
+def matmul(a: Any, b: Any, kind: str, out: Any) -> None: ...
 def moe_router(
     logits: Any,
     bias: Any,
@@ -73,6 +103,8 @@ def moe_router(
     experts: Any,
     weights: Any,
 ) -> None: ...
+def power(x: Any, exponent: float, out: Any) -> None: ...
+def reduce(name: str, x: Any, dim: int, correction: int, out: Any) -> None: ...
 def rms_norm(x: Any, weight: Any, eps: float, out: Any) -> None: ...
 def rms_norm_gated(y: Any, z: Any, weight: Any, groups: int, eps: float, out: Any) -> None: ...
 def rope(x: Any, start: int, theta: float, rotary_dim: int, out: Any) -> None: ...
@@ -86,6 +118,7 @@ def sample(
     min_p: float,
     out: Any,
 ) -> None: ...
+def sdpa(q: Any, k: Any, v: Any, mask: Any | None, is_causal: bool, scale: float | None, out: Any) -> None: ...
 def selective_scan(
     x: Any,
     dt: Any,
@@ -100,6 +133,26 @@ def selective_scan(
 ) -> None: ...
 def softmax(x: Any, is_log: bool, out: Any) -> None: ...
 def swiglu(gate: Any, up: Any, out: Any) -> None: ...
+def topk(x: Any, k: int, largest: bool, values: Any, indices: Any) -> None: ...
+def upsample(mode: str, x: Any, align_corners: bool, scale_factor: Sequence[float], out: Any) -> None: ...
+
+@final
+class PackedConv:
+    def __new__(
+        cls,
+        weight: Any,
+        kind: str,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        output_padding: Sequence[int] | None = None,
+    ) -> PackedConv: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+    def output_shape(self, shape: Sequence[int]) -> list[int]: ...
 
 @final
 class PackedWeight:

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 
 import torch
 
-import jetblock.ops._define  # noqa: F401 (fills the list)
+import jetblock.ops._define
+import jetblock.ops._define_torch  # noqa: F401 (they fill the list)
 from jetblock.ops._registry import OPERATORS, Operator
 from jetblock.ops._weights import CACHE
 
@@ -36,8 +37,8 @@ class _OnTorch:
     def run(self, function: Callable[..., object], *arguments: Any) -> None:
         function(*arguments)
 
-    def packed_weight(self, weight: torch.Tensor, kind: str) -> Any:
-        return CACHE.get(weight, kind)
+    def packed(self, weight: torch.Tensor, form: object, pack: Callable[[torch.Tensor], Any]) -> Any:
+        return CACHE.get(weight, form, pack)
 
 
 class _OnNothing(_OnTorch):
@@ -47,11 +48,14 @@ class _OnNothing(_OnTorch):
         pass
 
 
+_ON = _OnTorch()
+
+
 def _register(operator: Operator) -> Callable[..., Any]:
     name, define = operator.name, operator.define
     LIBRARY.define(f"{name}{operator.schema}")
-    on, on_nothing = _OnTorch(), _OnNothing()
-    LIBRARY.impl(name, lambda *arguments, **options: define(on, *arguments, **options), "CPU")
+    on_nothing = _OnNothing()
+    LIBRARY.impl(name, lambda *arguments, **options: define(_ON, *arguments, **options), "CPU")
     torch.library.register_fake(
         f"jetblock::{name}", lambda *arguments, **options: define(on_nothing, *arguments, **options), lib=LIBRARY
     )

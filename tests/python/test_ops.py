@@ -12,6 +12,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from torch_cases import SHARED as SHARED_IN_TORCH_CASES
+from torch_cases import TORCH_CASES, paint, weights
 
 import jetblock
 import jetblock.torch_ops
@@ -27,14 +29,6 @@ F32 = np.float32
 def _errors_of_the_second_implementation() -> Iterator[None]:
     with np.errstate(all="ignore"):
         yield
-
-
-def paint(*shape: int, seed: int = 1, scale: float = 1.0) -> np.ndarray:
-    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(F32)
-
-
-def weights(*shape: int, seed: int = 2) -> np.ndarray:
-    return paint(*shape, seed=seed, scale=shape[-1] ** -0.5)
 
 
 def second_linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -183,6 +177,7 @@ CASES: dict[str, tuple[tuple[np.ndarray, ...], dict[str, Any], Callable[..., Any
         {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.01},
         second_sample,
     ),
+    **TORCH_CASES,
 }
 UPDATES = {
     "causal_conv1d_update": "causal_conv1d",
@@ -193,7 +188,7 @@ UPDATES = {
 # Arguments that every row of a batch shares.
 SHARED = {
     "rms_norm": {1}, "rms_norm_gated": {2}, "linear": {1, 2}, "embedding": {1}, "causal_conv1d": {1, 2},
-    "selective_scan": {2, 5, 6}, "moe_router": {1},
+    "selective_scan": {2, 5, 6}, "moe_router": {1}, **SHARED_IN_TORCH_CASES,
 }  # fmt: skip
 
 

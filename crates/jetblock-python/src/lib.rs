@@ -23,9 +23,10 @@ mod _core {
     use crate::model::{Generation, Model, available_isas, check_receipt, compare_receipts};
     #[pymodule_export]
     use crate::ops::{
-        PackedWeight, activation, attention, causal_conv1d, dynamic_causal_conv1d, embedding,
-        gated_delta_rule, linear, moe_router, rms_norm, rms_norm_gated, rope, sample,
-        selective_scan, softmax, swiglu,
+        PackedConv, PackedWeight, activation, adaptive_avg_pool, attention, avg_pool,
+        causal_conv1d, conv, cumsum, dynamic_causal_conv1d, embedding, gated_delta_rule,
+        group_norm, layer_norm, linear, matmul, moe_router, power, reduce, rms_norm,
+        rms_norm_gated, rope, sample, sdpa, selective_scan, softmax, swiglu, topk, upsample,
     };
     #[pymodule_export]
     use crate::pool::{get_cpu, set_cpu};

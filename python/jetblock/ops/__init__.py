@@ -13,9 +13,39 @@ dimensions.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import jetblock.ops._define  # noqa: F401 (fills the list)
+import jetblock.ops._define
+import jetblock.ops._define_torch  # noqa: F401 (they fill the list)
 from jetblock._core import PackedWeight
 from jetblock.ops._registry import call
+from jetblock.ops._torch import (
+    adaptive_avg_pool,
+    amax,
+    amin,
+    avg_pool,
+    conv,
+    conv_transpose,
+    cos,
+    cumsum,
+    erf,
+    exp,
+    exp2,
+    group_norm,
+    interpolate,
+    layer_norm,
+    log,
+    log1p,
+    matmul,
+    mean,
+    pow,  # noqa: A004 (as in NumPy and PyTorch)
+    rsqrt,
+    scaled_dot_product_attention,
+    sin,
+    sum,  # noqa: A004
+    sum_of_squares,
+    tanh,
+    topk,
+    var,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,33 +55,60 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PackedWeight",
+    "adaptive_avg_pool",
+    "amax",
+    "amin",
     "attention",
+    "avg_pool",
     "causal_conv1d",
     "causal_conv1d_update",
+    "conv",
+    "conv_transpose",
+    "cos",
+    "cumsum",
     "dynamic_causal_conv1d",
     "dynamic_causal_conv1d_update",
     "embedding",
+    "erf",
+    "exp",
+    "exp2",
     "gated_delta_rule",
     "gated_delta_rule_update",
     "gelu",
     "gelu_tanh",
+    "group_norm",
+    "interpolate",
+    "layer_norm",
     "linear",
+    "log",
+    "log1p",
     "log_softmax",
+    "matmul",
+    "mean",
     "moe_router",
     "pack_weight",
+    "pow",
     "relu2",
     "rms_norm",
     "rms_norm_gated",
     "rope",
+    "rsqrt",
     "sample",
+    "scaled_dot_product_attention",
     "selective_scan",
     "selective_state_update",
     "set_weight_cache_limit",
     "sigmoid",
     "silu",
+    "sin",
     "softmax",
     "softplus",
+    "sum",
+    "sum_of_squares",
     "swiglu",
+    "tanh",
+    "topk",
+    "var",
     "weight_cache_stats",
 ]
 

@@ -21,7 +21,8 @@ def rms_norm_gated(on: On, y: Any, z: Any, weight: Any, groups: int = 1, eps: fl
     return out
 
 
-def _activation(on: On, name: str, x: Any) -> Any:
+def activation(on: On, name: str, x: Any) -> Any:
+    """A function of each element, by its name."""
     out = on.empty(x.shape, x)
     on.run(_core.activation, name, x, out)
     return out
@@ -29,32 +30,32 @@ def _activation(on: On, name: str, x: Any) -> Any:
 
 @operator("(Tensor x) -> Tensor")
 def relu2(on: On, x: Any) -> Any:
-    return _activation(on, "relu2", x)
+    return activation(on, "relu2", x)
 
 
 @operator("(Tensor x) -> Tensor")
 def silu(on: On, x: Any) -> Any:
-    return _activation(on, "silu", x)
+    return activation(on, "silu", x)
 
 
 @operator("(Tensor x) -> Tensor")
 def sigmoid(on: On, x: Any) -> Any:
-    return _activation(on, "sigmoid", x)
+    return activation(on, "sigmoid", x)
 
 
 @operator("(Tensor x) -> Tensor")
 def softplus(on: On, x: Any) -> Any:
-    return _activation(on, "softplus", x)
+    return activation(on, "softplus", x)
 
 
 @operator("(Tensor x) -> Tensor")
 def gelu(on: On, x: Any) -> Any:
-    return _activation(on, "gelu", x)
+    return activation(on, "gelu", x)
 
 
 @operator("(Tensor x) -> Tensor")
 def gelu_tanh(on: On, x: Any) -> Any:
-    return _activation(on, "gelu_tanh", x)
+    return activation(on, "gelu_tanh", x)
 
 
 @operator("(Tensor gate, Tensor up) -> Tensor")
@@ -87,7 +88,8 @@ def linear(on: On, x: Any, weight: Any, bias: Any = None) -> Any:
     def run(x: Any, weight: Any, bias: Any, out: Any) -> None:
         packed = weight
         if not isinstance(weight, _core.PackedWeight):
-            packed = on.packed_weight(weight, operand_kind(x, weight))
+            kind = operand_kind(x, weight)
+            packed = on.packed(weight, kind, lambda weight: _core.PackedWeight(weight, kind))
         _core.linear(x, packed, bias, out)
 
     on.run(run, x, weight, bias, out)

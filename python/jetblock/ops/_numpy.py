@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from jetblock import _core
-
 
 class _OnNumpy:
     def empty(self, shape: Sequence[int], like: Any, dtype: str | None = None) -> Any:
@@ -24,9 +22,9 @@ class _OnNumpy:
     def run(self, function: Callable[..., object], *arguments: Any) -> None:
         function(*arguments)
 
-    def packed_weight(self, weight: Any, kind: str) -> Any:
+    def packed(self, weight: Any, form: object, pack: Callable[[Any], Any]) -> Any:  # noqa: ARG002 (as for tensors)
         # An array does not tell when it was changed, so nothing is kept; `pack_weight` is there for who knows better.
-        return _core.PackedWeight(weight, kind)
+        return pack(weight)
 
 
 ON = _OnNumpy()

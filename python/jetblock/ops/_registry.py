@@ -38,8 +38,8 @@ class On(Protocol):
     def run(self, function: Callable[..., object], *arguments: Any) -> None:
         """Calls a function of the compiled module."""
 
-    def packed_weight(self, weight: Any, kind: str) -> Any:
-        """A weight matrix packed for an operand kind."""
+    def packed(self, weight: Any, form: object, pack: Callable[[Any], Any]) -> Any:
+        """A weight as `pack` makes it, kept where its changes are seen; `form` says which packing that is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,46 +3,68 @@
 import threading
 import weakref
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from jetblock import _core
 from jetblock._errors import ArgumentError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
 DEFAULT_BYTES = 4 << 30
 
 
+class Packed(Protocol):
+    """A weight in the form that an operator reads."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory."""
+
+
+P = TypeVar("P", bound=Packed)
+
+
 class WeightCache:
-    """Packed weights by tensor; the one that was not used for longest goes first."""
+    """Packed weights by tensor and form; the one that was not used for longest goes first.
+
+    A view, such as one expert of many, belongs to the tensor it is a view of, so that a fresh view of it finds it too.
+    """
 
     def __init__(self, limit: int = DEFAULT_BYTES) -> None:
         self._lock = threading.RLock()
-        self._kept: OrderedDict[tuple[int, str], tuple[weakref.ref[torch.Tensor], object, _core.PackedWeight]]
+        self._kept: OrderedDict[Any, tuple[weakref.ref[torch.Tensor], object, Any]]
         self._kept = OrderedDict()
         self._bytes = 0
         self._limit = limit
         self._packed = 0
 
-    def get(self, weight: "torch.Tensor", kind: str) -> _core.PackedWeight:
-        """The packed form of `weight [N, K]`."""
-        if weight.is_inference():
+    def get(
+        self,
+        weight: "torch.Tensor",
+        form: object,
+        pack: "Callable[[torch.Tensor], P]",
+        owner: "torch.Tensor | None" = None,
+    ) -> P:
+        """The weight as `pack` makes it; `form` says which packing that is; `owner` where the weight hides its own."""
+        owner = owner_of(weight) if owner is None else owner
+        if owner.is_inference():
             # It has no counter of its changes.
-            return _core.PackedWeight(weight, kind)
-        key = (id(weight), kind)
-        state = (weight._version, weight.data_ptr(), weight.shape, weight.stride(), weight.dtype)  # noqa: SLF001
+            return pack(weight)
+        key = (id(owner), form, weight.storage_offset(), weight.shape, weight.stride())
+        state = (owner._version, weight.data_ptr(), weight.dtype)  # noqa: SLF001
         with self._lock:
             found = self._kept.get(key)
-            if found and found[0]() is weight and found[1] == state:
+            if found and found[0]() is owner and found[1] == state:
                 self._kept.move_to_end(key)
                 return found[2]
-        packed = _core.PackedWeight(weight, kind)
+        packed = pack(weight)
         with self._lock:
             self._packed += 1
             self._drop(key)
             if packed.nbytes <= self._limit:
-                reference = weakref.ref(weight, lambda reference: self._forget(key, reference))
+                reference = weakref.ref(owner, lambda reference: self._forget(key, reference))
                 self._kept[key] = (reference, state, packed)
                 self._bytes += packed.nbytes
                 self._shrink()
@@ -65,17 +87,23 @@ class WeightCache:
         while self._bytes > self._limit:
             self._drop(next(iter(self._kept)))
 
-    def _drop(self, key: tuple[int, str]) -> None:
+    def _drop(self, key: object) -> None:
         found = self._kept.pop(key, None)
         if found:
             self._bytes -= found[2].nbytes
 
-    def _forget(self, key: tuple[int, str], reference: "weakref.ref[torch.Tensor]") -> None:
+    def _forget(self, key: object, reference: "weakref.ref[torch.Tensor]") -> None:
         """A tensor is gone; another one may have its id by now."""
         with self._lock:
             found = self._kept.get(key)
             if found and found[0] is reference:
                 self._drop(key)
+
+
+def owner_of(weight: "torch.Tensor") -> "torch.Tensor":
+    """The tensor whose memory a view shows; a tensor itself otherwise."""
+    base: torch.Tensor | None = weight._base  # noqa: SLF001 (views have no public way back)
+    return weight if base is None else base
 
 
 CACHE = WeightCache()

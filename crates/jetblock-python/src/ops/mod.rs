@@ -4,11 +4,17 @@
 //! exactly. The arithmetic is the contract's in f32; an output of two bytes is rounded once at the end. The caller
 //! brings the outputs.
 
+mod along;
+mod convolution;
+mod grid;
+mod norm;
 mod rows;
 mod sequence;
 mod shape;
 mod token;
 mod weight;
+
+use std::borrow::Cow;
 
 use jetblock_numerics::round;
 use jetblock_ops::OpError;
@@ -19,12 +25,16 @@ use crate::error::argument;
 use crate::pool;
 use crate::tensor::{Element, Tensor};
 
-pub(crate) use rows::{activation, rms_norm, rms_norm_gated, softmax, swiglu};
+pub(crate) use along::{cumsum, reduce, topk};
+pub(crate) use convolution::{PackedConv, conv};
+pub(crate) use grid::{adaptive_avg_pool, avg_pool, upsample};
+pub(crate) use norm::{group_norm, layer_norm};
+pub(crate) use rows::{activation, power, rms_norm, rms_norm_gated, softmax, swiglu};
 pub(crate) use sequence::{
-    attention, causal_conv1d, dynamic_causal_conv1d, gated_delta_rule, rope, selective_scan,
+    attention, causal_conv1d, dynamic_causal_conv1d, gated_delta_rule, rope, sdpa, selective_scan,
 };
 pub(crate) use token::{embedding, moe_router, sample};
-pub(crate) use weight::{PackedWeight, linear};
+pub(crate) use weight::{PackedWeight, linear, matmul};
 
 /// Elements of a two-byte output worth a thread of their own.
 const GRAIN: usize = 1 << 15;
@@ -56,4 +66,19 @@ fn compute(
         Ok(())
     });
     result.map_err(|e: OpError| argument(e))
+}
+
+/// A vector that may be there, of `len` elements.
+fn optional<'a>(
+    op: &str,
+    name: &str,
+    vector: Option<&'a Tensor<'_>>,
+    dims: &str,
+    len: usize,
+) -> PyResult<Option<Cow<'a, [f32]>>> {
+    let Some(vector) = vector else {
+        return Ok(None);
+    };
+    shape::check(op, name, vector, dims, &[len])?;
+    vector.f32s(&format!("{op}: {name}")).map(Some)
 }

@@ -1,7 +1,7 @@
 //! Operators on the rows or elements of one array.
 
 use jetblock_ops::Columns;
-use jetblock_ops::activation::Activation;
+use jetblock_ops::activation::{Activation, pow};
 use jetblock_ops::rms_norm::RmsNorm;
 use jetblock_ops::rms_norm_gated::RmsNormGated;
 use jetblock_ops::softmax::{Scale, Softmax};
@@ -87,12 +87,35 @@ pub(crate) fn activation(
         "softplus" => Activation::Softplus,
         "gelu_tanh" => Activation::GeluTanh,
         "gelu" => Activation::GeluErf,
+        "exp" => Activation::Exp,
+        "exp2" => Activation::Exp2,
+        "log" => Activation::Log,
+        "log1p" => Activation::Log1p,
+        "tanh" => Activation::Tanh,
+        "erf" => Activation::Erf,
+        "sin" => Activation::Sin,
+        "cos" => Activation::Cos,
+        "rsqrt" => Activation::Rsqrt,
         _ => return Err(argument(format!("{name:?} is no activation"))),
     };
     shape::check(name, "out", &out, "as x", &x.shape)?;
     let x = x.f32s("x")?;
     let x = &x[..];
     compute(py, &mut out, |out, cpu| f.cpu(x, out, cpu))
+}
+
+/// `out = x^exponent`, elementwise.
+#[pyfunction]
+pub(crate) fn power(
+    py: Python<'_>,
+    x: Tensor<'_>,
+    exponent: f32,
+    mut out: Tensor<'_>,
+) -> PyResult<()> {
+    shape::check("pow", "out", &out, "as x", &x.shape)?;
+    let x = x.f32s("pow: x")?;
+    let x = &x[..];
+    compute(py, &mut out, |out, cpu| pow(x, exponent, out, cpu))
 }
 
 /// `out = silu(gate) * up`.

@@ -5,6 +5,7 @@ use jetblock_ops::causal_conv1d::{CausalConv1d, Taps, transpose_weight};
 use jetblock_ops::gated_delta_rule::GatedDeltaRule;
 use jetblock_ops::linear::OperandKind;
 use jetblock_ops::rope::{Rope, RopeConfig, RopeScaling, RopeTable};
+use jetblock_ops::sdpa::{Broadcast, Mask, Sdpa};
 use jetblock_ops::selective_scan::{SelectiveScan, state_from_canonical, state_to_canonical};
 use jetblock_ops::{Columns, Segment};
 use pyo3::prelude::*;
@@ -300,6 +301,94 @@ pub(crate) fn attention(
             split,
         };
         op.cpu(out, cpu)
+    })
+}
+
+/// `out [B, QH, T, V]` of `q [B, QH, T, K]`, `k [B, KVH, S, K]`, `v [B, KVH, S, V]` and a mask `[B, QH, T, S]`, bool or
+/// f32, of which all extents but the last may be 1.
+#[pyfunction]
+#[pyo3(signature = (q, k, v, mask, is_causal, scale, out))]
+pub(crate) fn sdpa(
+    py: Python<'_>,
+    q: Tensor<'_>,
+    k: Tensor<'_>,
+    v: Tensor<'_>,
+    mask: Option<Tensor<'_>>,
+    is_causal: bool,
+    scale: Option<f32>,
+    mut out: Tensor<'_>,
+) -> PyResult<()> {
+    const OP: &str = "scaled_dot_product_attention";
+    let [batch, heads, queries, head_dim] = dims4(OP, "q", &q)?;
+    let [_, kv_heads, keys, value_dim] = dims4(OP, "v", &v)?;
+    let k_shape = [batch, kv_heads, keys, head_dim];
+    shape::check(OP, "k", &k, "[B, KVH, S, K]", &k_shape)?;
+    let v_shape = [batch, kv_heads, keys, value_dim];
+    shape::check(OP, "v", &v, "[B, KVH, S, V]", &v_shape)?;
+    let out_shape = [batch, heads, queries, value_dim];
+    shape::check(OP, "out", &out, "[B, QH, T, V]", &out_shape)?;
+    let (admitted, bias);
+    let mask = match &mask {
+        None if is_causal => Mask::Causal,
+        None => Mask::None,
+        Some(_) if is_causal => {
+            return Err(argument(format!(
+                "{OP}: there are a mask and is_causal, expected one of them"
+            )));
+        }
+        Some(mask) => {
+            let [batch, heads, rows, _] = dims4(OP, "mask", mask)?;
+            let expected = [batch, heads, rows, keys];
+            shape::check(OP, "mask", mask, "[B, QH, T, S]", &expected)?;
+            if mask.element == Element::BOOL {
+                admitted = mask.bytes().iter().map(|&b| b != 0).collect::<Vec<_>>();
+                Mask::Admitted(Broadcast {
+                    data: &admitted,
+                    batch,
+                    heads,
+                    rows,
+                })
+            } else {
+                bias = mask.f32s("scaled_dot_product_attention: mask")?;
+                Mask::Bias(Broadcast {
+                    data: &bias,
+                    batch,
+                    heads,
+                    rows,
+                })
+            }
+        }
+    };
+    let kind = match [&q, &k].iter().all(|x| x.element == Element::BF16) {
+        true => OperandKind::Bf16,
+        false => OperandKind::F32,
+    };
+    let (q, k, v) = (q.f32s(OP)?, k.f32s(OP)?, v.f32s(OP)?);
+    let op = Sdpa {
+        kind,
+        q: &q,
+        k: &k,
+        v: &v,
+        mask,
+        scale,
+        batch,
+        heads,
+        kv_heads,
+        queries,
+        keys,
+        head_dim,
+        value_dim,
+    };
+    compute(py, &mut out, |out, cpu| op.cpu(out, cpu))
+}
+
+/// The dimensions of an array that has four.
+fn dims4(op: &str, name: &str, array: &Tensor<'_>) -> PyResult<[usize; 4]> {
+    <[usize; 4]>::try_from(&array.shape[..]).map_err(|_| {
+        argument(format!(
+            "{op}: {name} has shape {:?}, expected four dimensions",
+            array.shape
+        ))
     })
 }
 

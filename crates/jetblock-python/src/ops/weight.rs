@@ -1,10 +1,11 @@
-//! Linear layers, and their weights packed once.
+//! Products of matrices, and weights packed once.
 
 use std::sync::Arc;
 
 use jetblock_ops::linear::{
     Epilogue, Linear, OperandKind, PackedMatrix, Prepared, WeightRows, linear as multiply,
 };
+use jetblock_ops::matmul::{Layout, Matmul};
 use jetblock_tensor::DType;
 use pyo3::prelude::*;
 
@@ -22,15 +23,7 @@ impl PackedWeight {
     fn new(py: Python<'_>, weight: Tensor<'_>, kind: &str) -> PyResult<PackedWeight> {
         let [rows, k] = shape::dims("linear", "weight", &weight, "[N, K]")?;
         let dtype = float_dtype("linear: weight", weight.element)?;
-        let kind = match kind {
-            "f32" => OperandKind::F32,
-            "bf16" => OperandKind::Bf16,
-            _ => {
-                return Err(argument(format!(
-                    "linear: kind is {kind:?}, expected \"f32\" or \"bf16\""
-                )));
-            }
-        };
+        let kind = operand_kind(kind)?;
         let bytes = weight.bytes();
         let rows = WeightRows {
             dtype,
@@ -57,6 +50,17 @@ impl PackedWeight {
     #[getter]
     fn nbytes(&self) -> usize {
         self.0.bytes()
+    }
+}
+
+/// An operand kind by its name.
+pub(super) fn operand_kind(name: &str) -> PyResult<OperandKind> {
+    match name {
+        "f32" => Ok(OperandKind::F32),
+        "bf16" => Ok(OperandKind::Bf16),
+        _ => Err(argument(format!(
+            "kind is {name:?}, expected \"f32\" or \"bf16\""
+        ))),
     }
 }
 
@@ -115,4 +119,42 @@ pub(crate) fn linear(
         };
         multiply(cpu, args, out)
     })
+}
+
+/// `out [B, M, N]` of `a [B, M, K]` and `b [B, K, N]`.
+#[pyfunction]
+pub(crate) fn matmul(
+    py: Python<'_>,
+    a: Tensor<'_>,
+    mut b: Tensor<'_>,
+    kind: &str,
+    mut out: Tensor<'_>,
+) -> PyResult<()> {
+    const OP: &str = "matmul";
+    let (&[batch, m, k], &[_, _, n]) = (&a.shape[..], &b.shape[..]) else {
+        return Err(argument(format!(
+            "{OP}: a and b have {} and {} dimensions, expected [B, M, K] and [B, K, N]",
+            a.shape.len(),
+            b.shape.len()
+        )));
+    };
+    let kind = operand_kind(kind)?;
+    shape::check(OP, "b", &b, "[B, K, N] with a [B, M, K]", &[batch, k, n])?;
+    shape::check(OP, "out", &out, "[B, M, N]", &[batch, m, n])?;
+    let layout = match b.transpose_last_two() {
+        true => Layout::Turned,
+        false => Layout::Plain,
+    };
+    let (a, b) = (a.f32s("matmul: a")?, b.f32s("matmul: b")?);
+    let op = Matmul {
+        kind,
+        a: &a,
+        b: &b,
+        layout,
+        batch,
+        m,
+        k,
+        n,
+    };
+    compute(py, &mut out, |out, cpu| op.cpu(out, cpu))
 }
