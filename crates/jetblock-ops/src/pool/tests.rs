@@ -122,6 +122,17 @@ fn known_values() {
     // The last window has one element, and one of the padded input.
     let more = avg(square(2, 2, 0, 1, true), true);
     assert_bits_equal("a window beyond the end", &more, &[2.0, 3.5, 6.5, 8.0]);
+    let pooling = Pooling::Avg {
+        window: square(2, 1, 0, 1, false),
+        count_include_pad: true,
+        divisor: None,
+    };
+    let zero = check(&Pool {
+        x: &[-0.0; 9],
+        input_size: [1, 3, 3],
+        pooling,
+    });
+    assert_bits_equal("a sum starts at +0", &zero, &[0.0; 4]);
     let pooling = Pooling::Max(square(2, 2, 1, 1, false));
     let max = check(&Pool {
         x: &[-1.0; 9],
