@@ -8,6 +8,8 @@
 True
 """
 
+from typing import TYPE_CHECKING, Any
+
 from jetblock import _core
 from jetblock._core import NUMERICS_VERSION, available_isas, get_cpu, set_cpu
 from jetblock._errors import ArgumentError, JetBlockError, ModelError, UncoveredOperatorError
@@ -28,6 +30,9 @@ from jetblock.model import (
 )
 from jetblock.receipts import Comparison, Receipt, Replays
 
+if TYPE_CHECKING:
+    from jetblock.hf import JetBlockConfig, optimize, restore
+
 __version__ = _core.VERSION
 
 __all__ = [
@@ -40,6 +45,7 @@ __all__ = [
     "DeterminismReport",
     "Difference",
     "GenerateOptions",
+    "JetBlockConfig",
     "JetBlockError",
     "Model",
     "ModelError",
@@ -57,6 +63,17 @@ __all__ = [
     "deterministic",
     "get_cpu",
     "load",
+    "optimize",
+    "restore",
     "set_cpu",
     "validate_determinism",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # They need PyTorch and transformers, which importing the package does not load.
+    if name in ("JetBlockConfig", "optimize", "restore"):
+        from jetblock import hf  # noqa: PLC0415
+
+        return getattr(hf, name)
+    raise AttributeError(f"module 'jetblock' has no attribute {name!r}")

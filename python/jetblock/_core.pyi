@@ -22,6 +22,7 @@ __all__ = [
     "compare_receipts",
     "conv",
     "cumsum",
+    "decay_rates",
     "dynamic_causal_conv1d",
     "embedding",
     "first_difference",
@@ -31,6 +32,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "matmul",
+    "moe_combine",
     "moe_router",
     "power",
     "reduce",
@@ -73,6 +75,7 @@ def avg_pool(
     out: Any,
 ) -> None: ...
 def causal_conv1d(x: Any, weight: Any, bias: Any | None, state: Any, out: Any) -> None: ...
+def decay_rates(a_log: Any, out: Any) -> None: ...
 def dynamic_causal_conv1d(x: Any, weight: Any, state: Any, out: Any) -> None: ...
 def gated_delta_rule(
     q: Any,
@@ -92,6 +95,7 @@ def group_norm(x: Any, groups: int, weight: Any | None, bias: Any | None, eps: f
 def layer_norm(x: Any, weight: Any | None, bias: Any | None, eps: float, out: Any) -> None: ...
 def linear(x: Any, weight: PackedWeight, bias: Any | None, out: Any) -> None: ...
 def matmul(a: Any, b: Any, kind: str, out: Any) -> None: ...
+def moe_combine(y: Any, experts: Any, weights: Any, num_experts: int, out: Any) -> None: ...
 def moe_router(
     logits: Any,
     bias: Any,
@@ -107,7 +111,14 @@ def power(x: Any, exponent: float, out: Any) -> None: ...
 def reduce(name: str, x: Any, dim: int, correction: int, out: Any) -> None: ...
 def rms_norm(x: Any, weight: Any, eps: float, out: Any) -> None: ...
 def rms_norm_gated(y: Any, z: Any, weight: Any, groups: int, eps: float, out: Any) -> None: ...
-def rope(x: Any, start: int, theta: float, rotary_dim: int, out: Any) -> None: ...
+def rope(
+    x: Any,
+    start: int,
+    theta: float,
+    rotary_dim: int,
+    inverse_frequencies: Sequence[float] | None,
+    out: Any,
+) -> None: ...
 def sample(
     logits: Any,
     seeds: Any,

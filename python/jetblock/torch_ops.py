@@ -72,6 +72,26 @@ def _register(operator: Operator) -> Callable[..., Any]:
 _FUNCTIONS = {name: _register(operator) for name, operator in OPERATORS.items()}
 
 
+_ON = _OnTorch()
+_PLAIN = {torch.Tensor, torch.nn.Parameter}
+
+
 def call(name: str, *arguments: Any) -> Any:
     """Calls an operator on tensors, by its name."""
+    operator = OPERATORS[name]
+    if _is_plain(operator, arguments):
+        return operator.define(_ON, *arguments)
     return _FUNCTIONS[name](*arguments)
+
+
+def _is_plain(operator: Operator, arguments: Sequence[Any]) -> bool:
+    """Whether PyTorch's dispatcher would only take time: no gradients, and nobody traces or looks on."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+        and not operator.changes_inputs
+        and torch._C._len_torch_dispatch_stack() == 0  # noqa: SLF001 (no public name)
+        and torch._C._functorch.peek_interpreter_stack() is None  # noqa: SLF001 (no public name)
+        and not torch._C._autograd._profiler_enabled()  # noqa: SLF001 (no public name)
+        and all(type(a) in _PLAIN and a.is_cpu and not a.is_neg() for a in arguments if hasattr(a, "data_ptr"))
+    )

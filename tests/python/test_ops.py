@@ -167,6 +167,7 @@ CASES: dict[str, tuple[tuple[np.ndarray, ...], dict[str, Any], Callable[..., Any
         {"initial_state": paint(B, H, P, N, seed=9)},
         second_scan,
     ),
+    "decay_rates": ((paint(B, 16, scale=9),), {}, lambda a_log: -functions.exp(a_log)),
     "moe_router": (
         (paint(B, 16), paint(16, seed=3, scale=0.1)),
         {"num_experts_per_tok": 3, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5},
@@ -209,7 +210,7 @@ def call(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
 
 
 def test_every_operator_is_tested_and_public() -> None:
-    assert set(OPERATORS) == {*CASES, *UPDATES}
+    assert set(OPERATORS) == {*CASES, *UPDATES, "moe_combine"}
     assert set(OPERATORS) <= set(ops.__all__)
 
 
@@ -378,6 +379,47 @@ def test_single_tokens_are_the_whole(of: Callable[[np.ndarray], Any]) -> None:
         assert as_bytes(ops.attention(q[:, t : t + 1], k[:, :end], v[:, :end])) == as_bytes(whole[:, t : t + 1])
 
 
+def test_answers_of_experts_are_combined_in_their_order() -> None:
+    rows, k, total, width = 5, 3, 8, 37
+    rng = np.random.default_rng(1)
+    experts = np.sort(np.stack([rng.permutation(total)[:k] for _ in range(rows)]), axis=1)
+    shares, answers = paint(rows, k, seed=2), paint(total, rows, width, seed=3)
+    slots = [(expert, row) for expert in range(total) for row in range(rows) if expert in experts[row]]
+    y = np.stack([answers[slot] for slot in slots])
+    expected = np.zeros((rows, width), F32)
+    for i in range(k):
+        expected = arith.fma(shares[:, i, None], answers[experts[:, i], np.arange(rows)], expected)
+    before = jetblock.get_cpu()
+    try:
+        for threads, isa in itertools.product((1, 3), jetblock.available_isas()):
+            jetblock.set_cpu(threads, isa)
+            assert as_bytes(ops.moe_combine(y, experts, shares, num_experts=total)) == as_bytes(expected)
+    finally:
+        jetblock.set_cpu(*before)
+    arguments = tuple(map(tensors, (y, experts, shares)))
+    assert as_bytes(ops.moe_combine(*arguments, num_experts=total)) == as_bytes(expected)
+    assert as_bytes(ops.moe_combine(y, experts, shares[::-1], num_experts=total)) != as_bytes(expected)
+    alone = [i for i, (_, row) in enumerate(slots) if row == 2]
+    one = ops.moe_combine(y[alone], experts[2:3], shares[2:3], num_experts=total)
+    assert as_bytes(one) == as_bytes(expected[2:3])
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(torch.ops.jetblock.moe_combine.default, (*arguments, total), test_utils=checks)
+    bf16 = ops.moe_combine(arguments[0].bfloat16(), *arguments[1:], num_experts=total)
+    wide = ops.moe_combine(arguments[0].bfloat16().float(), *arguments[1:], num_experts=total)
+    assert bf16.equal(wide.bfloat16())
+
+
+def test_rope_with_frequencies_of_its_own() -> None:
+    x = CASES["rope"][0][0]
+    given = second.rope_frequencies(5000.0, 6)
+    assert as_bytes(ops.rope(x, start=11, inverse_frequencies=list(given))) == as_bytes(
+        call("rope", (x,), CASES["rope"][1])
+    )
+    stretched = [f / 3 for f in given]
+    expected = np.stack([second.rope(row, np.array(stretched), 11) for row in x])
+    assert as_bytes(ops.rope(x, start=11, inverse_frequencies=stretched)) == as_bytes(expected)
+
+
 def test_states_of_the_caller_are_left_alone() -> None:
     for name in UPDATES.values():
         arguments, options, _ = CASES[name]
@@ -421,6 +463,16 @@ MISTAKES = [
     (lambda: ops.attention(paint(1, 1, 4, 8), paint(1, 2, 4, 8), paint(1, 2, 4, 8), split=100), "split is 100"),
     (lambda: ops.causal_conv1d(paint(1, 2, 3), paint(4, 2)), r"weight has shape \[4, 2\], expected \[3, 2\]"),
     (lambda: ops.moe_router(paint(2, 8), paint(8), num_experts_per_tok=9), "num_experts_per_tok is 9"),
+    (lambda: ops.rope(paint(1, 2, 1, 8), inverse_frequencies=[1.0, np.inf]), "an inverse frequency is inf"),
+    (lambda: ops.rope(paint(1, 2, 1, 8), inverse_frequencies=[1.0] * 5), "rotary_dim is 10|head_dim"),
+    (
+        lambda: ops.moe_combine(paint(4, 8), np.array([[0, 9]] * 2), paint(2, 2), num_experts=9),
+        "expert is 9, expected below 9",
+    ),
+    (
+        lambda: ops.moe_combine(paint(3, 8), np.array([[0, 1]] * 2), paint(2, 2), num_experts=2),
+        r"y has shape \[3, 8\], expected \[4, 8\]",
+    ),
     (lambda: ops.moe_router(paint(2, 8) * np.nan, paint(8), num_experts_per_tok=2), "logits .* is NaN at index 0"),
     (lambda: ops.sample(paint(1, 8), np.array([1]), np.array([-1])), "a position is -1"),
     (lambda: ops.sample(paint(1, 8), np.array([1]), np.array([1]), top_p=2.0), "top_p is 2"),
@@ -449,6 +501,7 @@ def test_states_must_be_their_own_writable_memory() -> None:
 
 
 def test_weights_are_packed_once_until_they_change() -> None:
+    gc.collect()  # what other tests left
     start = ops.weight_cache_stats()
     layer = torch.nn.Linear(32, 16)
     x = torch.from_numpy(paint(4, 32))

@@ -66,6 +66,7 @@ __all__ = [
     "conv_transpose",
     "cos",
     "cumsum",
+    "decay_rates",
     "dynamic_causal_conv1d",
     "dynamic_causal_conv1d_update",
     "embedding",
@@ -85,6 +86,7 @@ __all__ = [
     "log_softmax",
     "matmul",
     "mean",
+    "moe_combine",
     "moe_router",
     "pack_weight",
     "pow",
@@ -227,7 +229,14 @@ def embedding(ids: "Array", weight: "Array") -> "Array":
     return call("embedding", ids, weight)
 
 
-def rope(x: "Array", *, start: int = 0, theta: float = 10000.0, rotary_dim: int | None = None) -> "Array":
+def rope(
+    x: "Array",
+    *,
+    start: int = 0,
+    theta: float = 10000.0,
+    rotary_dim: int | None = None,
+    inverse_frequencies: Sequence[float] | None = None,
+) -> "Array":
     """Rotary embedding, halves paired as in GPT-NeoX and Hugging Face's Llama.
 
     Args:
@@ -235,8 +244,9 @@ def rope(x: "Array", *, start: int = 0, theta: float = 10000.0, rotary_dim: int 
         start: Position of the first token.
         theta: Base of the frequencies.
         rotary_dim: Elements of a head that turn; all where not given.
+        inverse_frequencies: Radians per position of each pair, instead of those of `theta` and `rotary_dim`.
     """
-    return call("rope", x, start, theta, rotary_dim)
+    return call("rope", x, start, theta, rotary_dim, inverse_frequencies)
 
 
 def attention(q: "Array", k: "Array", v: "Array", *, split: int = 256) -> "Array":
@@ -283,6 +293,11 @@ def causal_conv1d_update(x: "Array", conv_state: "Array", weight: "Array", bias:
     return call("causal_conv1d_update", x, conv_state, weight, bias)
 
 
+def decay_rates(a_log: "Array") -> "Array":
+    """`-exp(a_log)` in f32: the `a` of `selective_scan` from the `A_log` of a checkpoint."""
+    return call("decay_rates", a_log)
+
+
 def selective_scan(
     x: "Array",
     dt: "Array",
@@ -300,7 +315,7 @@ def selective_scan(
     Args:
         x: `[B, T, H, P]`.
         dt: Time step before bias and softplus, `[B, T, H]`.
-        a: `-exp(A_log)`, `[H]`.
+        a: `-exp(A_log)`, `[H]`, see `decay_rates`.
         b: `[B, T, G, N]`, G a divisor of H.
         c: As b.
         d: `[H]`.
@@ -454,6 +469,21 @@ def moe_router(
     options = (num_experts_per_tok, n_group, topk_group, norm_topk_prob, routed_scaling_factor)
     experts, weights = call("moe_router", logits, bias, *options)
     return experts, weights
+
+
+def moe_combine(y: "Array", experts: "Array", weights: "Array", *, num_experts: int) -> "Array":
+    """The weighted sum of what each row's experts answer, in ascending order of the experts.
+
+    Args:
+        y: The answers, ordered by expert, then by row, `[R k, D]`.
+        experts: `[R, k]` int64.
+        weights: `[R, k]`.
+        num_experts: Experts in all.
+
+    Returns:
+        `[R, D]`.
+    """
+    return call("moe_combine", y, experts, weights, num_experts)
 
 
 def sample(

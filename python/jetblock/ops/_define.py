@@ -108,10 +108,20 @@ def embedding(on: On, ids: Any, weight: Any) -> Any:
     return out
 
 
-@operator("(Tensor x, int start=0, float theta=10000.0, int? rotary_dim=None) -> Tensor")
-def rope(on: On, x: Any, start: int = 0, theta: float = 10000.0, rotary_dim: int | None = None) -> Any:
+@operator(
+    "(Tensor x, int start=0, float theta=10000.0, int? rotary_dim=None, float[]? inverse_frequencies=None) -> Tensor"
+)
+def rope(
+    on: On,
+    x: Any,
+    start: int = 0,
+    theta: float = 10000.0,
+    rotary_dim: int | None = None,
+    inverse_frequencies: Sequence[float] | None = None,
+) -> Any:
     out = on.empty(x.shape, x)
-    on.run(_core.rope, x, start, theta, x.shape[-1] if rotary_dim is None else rotary_dim, out)
+    rotary_dim = x.shape[-1] if rotary_dim is None else rotary_dim
+    on.run(_core.rope, x, start, theta, rotary_dim, inverse_frequencies, out)
     return out
 
 
@@ -154,6 +164,13 @@ def dynamic_causal_conv1d_update(on: On, x: Any, conv_state: Any, weight: Any) -
     out = on.empty(x.shape, x)
     on.run(_core.dynamic_causal_conv1d, x, weight, conv_state, out)
     return out[:, 0]
+
+
+@operator("(Tensor a_log) -> Tensor")
+def decay_rates(on: On, a_log: Any) -> Any:
+    out = on.empty(a_log.shape, a_log, "float32")
+    on.run(_core.decay_rates, a_log, out)
+    return out
 
 
 def _limits(dt_limit: Sequence[float] | None) -> tuple[float, ...]:
@@ -273,6 +290,13 @@ def moe_router(
     options = (num_experts_per_tok, n_group, topk_group, norm_topk_prob, routed_scaling_factor)
     on.run(_core.moe_router, logits, bias, *options, experts, weights)
     return experts, weights
+
+
+@operator("(Tensor y, Tensor experts, Tensor weights, int num_experts) -> Tensor")
+def moe_combine(on: On, y: Any, experts: Any, weights: Any, num_experts: int) -> Any:
+    out = on.empty((experts.shape[0], y.shape[1]), y)
+    on.run(_core.moe_combine, y, experts, weights, num_experts, out)
+    return out
 
 
 @operator(

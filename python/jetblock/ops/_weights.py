@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from jetblock._errors import ArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import torch
 
@@ -69,6 +69,13 @@ class WeightCache:
                 self._bytes += packed.nbytes
                 self._shrink()
         return packed
+
+    def drop(self, weights: "Iterable[torch.Tensor]") -> None:
+        """Forgets the packed forms of weights and of their views."""
+        owners = {id(owner_of(weight)) for weight in weights}
+        with self._lock:
+            for key in [key for key in self._kept if key[0] in owners]:
+                self._drop(key)
 
     def set_limit(self, limit: int) -> None:
         """Changes the bound, in bytes; 0 keeps nothing."""

@@ -31,9 +31,10 @@ pub(crate) use grid::{adaptive_avg_pool, avg_pool, upsample};
 pub(crate) use norm::{group_norm, layer_norm};
 pub(crate) use rows::{activation, power, rms_norm, rms_norm_gated, softmax, swiglu};
 pub(crate) use sequence::{
-    attention, causal_conv1d, dynamic_causal_conv1d, gated_delta_rule, rope, sdpa, selective_scan,
+    attention, causal_conv1d, decay_rates, dynamic_causal_conv1d, gated_delta_rule, rope, sdpa,
+    selective_scan,
 };
-pub(crate) use token::{embedding, moe_router, sample};
+pub(crate) use token::{embedding, moe_combine, moe_router, sample};
 pub(crate) use weight::{PackedWeight, linear, matmul};
 
 /// Elements of a two-byte output worth a thread of their own.
@@ -46,18 +47,28 @@ fn compute(
     op: impl FnOnce(&mut [f32], &Cpu) -> Result<(), OpError> + Send,
 ) -> PyResult<()> {
     let cpu = pool::operators()?;
-    let round: fn(f32) -> u16 = match out.element {
-        Element::BF16 => round::f32_to_bf16,
-        Element::F16 => round::f32_to_f16,
+    match out.element {
+        // A function each, so that the compiler makes vectors of it.
+        Element::BF16 => compute_words(py, out, op, &cpu, round::f32_to_bf16),
+        Element::F16 => compute_words(py, out, op, &cpu, round::f32_to_f16),
         _ => {
             let out = out.f32s_mut("out")?;
-            return py.detach(|| op(out, &cpu)).map_err(argument);
+            py.detach(|| op(out, &cpu)).map_err(argument)
         }
-    };
+    }
+}
+
+fn compute_words(
+    py: Python<'_>,
+    out: &mut Tensor<'_>,
+    op: impl FnOnce(&mut [f32], &Cpu) -> Result<(), OpError> + Send,
+    cpu: &Cpu,
+    round: impl Fn(f32) -> u16 + Copy + Send + Sync,
+) -> PyResult<()> {
     let out = out.words_mut("out")?;
     let result = py.detach(|| {
         let mut wide = vec![0.0; out.len()];
-        op(&mut wide, &cpu)?;
+        op(&mut wide, cpu)?;
         cpu.par_rows(out, 1, GRAIN, |first, out| {
             for (out, &x) in out.iter_mut().zip(&wide[first..]) {
                 *out = round(x);

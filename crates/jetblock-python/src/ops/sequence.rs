@@ -6,8 +6,11 @@ use jetblock_ops::gated_delta_rule::GatedDeltaRule;
 use jetblock_ops::linear::OperandKind;
 use jetblock_ops::rope::{Rope, RopeConfig, RopeScaling, RopeTable};
 use jetblock_ops::sdpa::{Broadcast, Mask, Sdpa};
-use jetblock_ops::selective_scan::{SelectiveScan, state_from_canonical, state_to_canonical};
+use jetblock_ops::selective_scan::{
+    SelectiveScan, decay_rates as rates_of, state_from_canonical, state_to_canonical,
+};
 use jetblock_ops::{Columns, Segment};
+use jetblock_simd::fp_env;
 use pyo3::prelude::*;
 
 use super::{compute, shape};
@@ -243,6 +246,19 @@ pub(crate) fn gated_delta_rule(
     })
 }
 
+/// `out [H] = -exp(a_log [H])`.
+#[pyfunction]
+pub(crate) fn decay_rates(py: Python<'_>, a_log: Tensor<'_>, mut out: Tensor<'_>) -> PyResult<()> {
+    shape::check("decay_rates", "out", &out, "as a_log", &a_log.shape)?;
+    let a_log = a_log.f32s("decay_rates: a_log")?;
+    let a_log = &a_log[..];
+    compute(py, &mut out, |out, _| {
+        let _guard = fp_env::Guard::new();
+        out.copy_from_slice(&rates_of(a_log));
+        Ok(())
+    })
+}
+
 /// `out [B, T, H, K]` of `q [B, T, H, K]`, `k` and `v [B, S, HK, K]`: causal, the last query at the last key.
 #[pyfunction]
 pub(crate) fn attention(
@@ -392,24 +408,38 @@ fn dims4(op: &str, name: &str, array: &Tensor<'_>) -> PyResult<[usize; 4]> {
     })
 }
 
-/// `out [B, T, H, K]`: `x` with its pairs turned; the first token is at position `start`.
+/// `out [B, T, H, K]`: `x` with its pairs turned; the first token is at position `start`. The frequencies `[R / 2]` are
+/// those of `theta` and `rotary_dim` where not given.
 #[pyfunction]
+#[pyo3(signature = (x, start, theta, rotary_dim, inverse_frequencies, out))]
 pub(crate) fn rope(
     py: Python<'_>,
     x: Tensor<'_>,
     start: usize,
     theta: f64,
     rotary_dim: usize,
+    inverse_frequencies: Option<Vec<f64>>,
     mut out: Tensor<'_>,
 ) -> PyResult<()> {
     let [batch, tokens, _, head_dim] = shape::dims("rope", "x", &x, "[B, T, H, K]")?;
     shape::check("rope", "out", &out, "as x", &x.shape)?;
-    let config = RopeConfig {
-        theta,
-        rotary_dim,
-        scaling: RopeScaling::None,
+    let frequencies = match inverse_frequencies {
+        Some(given) => {
+            if let Some(f) = given.iter().find(|f| !f.is_finite()) {
+                return Err(argument(format!(
+                    "rope: an inverse frequency is {f}, expected finite ones"
+                )));
+            }
+            given
+        }
+        None => RopeConfig {
+            theta,
+            rotary_dim,
+            scaling: RopeScaling::None,
+        }
+        .inverse_frequencies()
+        .map_err(argument)?,
     };
-    let frequencies = config.inverse_frequencies().map_err(argument)?;
     let x = x.f32s("rope: x")?;
     let x = &x[..];
     compute(py, &mut out, |out, cpu| {

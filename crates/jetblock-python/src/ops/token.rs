@@ -3,7 +3,7 @@
 use jetblock_ops::Segment;
 use jetblock_ops::embedding::{Embedding, Table};
 use jetblock_ops::linear::WeightRows;
-use jetblock_ops::moe::{Router, RouterConfig, Routes, TieRule};
+use jetblock_ops::moe::{Dispatch, Router, RouterConfig, Routes, TieRule};
 use jetblock_ops::sampling::{Sampling, SamplingParams};
 use pyo3::prelude::*;
 
@@ -116,6 +116,39 @@ pub(crate) fn moe_router(
         .f32s_mut("moe_router: weights")?
         .copy_from_slice(&routes.weights);
     Ok(())
+}
+
+/// `out [R, D]`: the weighted sum of each row's `experts [R, k]` i64 below `num_experts`, by `weights [R, k]`. Their answers are `y [R k, D]`,
+/// ordered by expert, then by row.
+#[pyfunction]
+pub(crate) fn moe_combine(
+    py: Python<'_>,
+    y: Tensor<'_>,
+    experts: Tensor<'_>,
+    weights: Tensor<'_>,
+    num_experts: usize,
+    mut out: Tensor<'_>,
+) -> PyResult<()> {
+    const OP: &str = "moe_combine";
+    let [rows, per_row] = shape::dims(OP, "experts", &experts, "[R, k]")?;
+    let [_, width] = shape::dims(OP, "y", &y, "[R k, D]")?;
+    let slots = rows * per_row;
+    shape::check(OP, "y", &y, "[R k, D]", &[slots, width])?;
+    shape::check(OP, "weights", &weights, "[R, k]", &[rows, per_row])?;
+    shape::check(OP, "out", &out, "[R, D]", &[rows, width])?;
+    let routes = Routes {
+        per_row,
+        experts: experts.u32s("moe_combine: experts")?,
+        weights: weights.f32s("moe_combine: weights")?.into_owned(),
+    };
+    let mut dispatch = Dispatch::default();
+    dispatch.fill(&routes, num_experts).map_err(argument)?;
+    let y = y.f32s("moe_combine: y")?;
+    let y = &y[..];
+    compute(py, &mut out, |out, cpu| {
+        out.fill(0.0);
+        dispatch.combine(0..slots, y, width, out, cpu)
+    })
 }
 
 /// `out [R]` i64: a token of each row of `logits [R, V]`, drawn by the row's `seeds [R]` and `positions [R]`.
