@@ -72,7 +72,6 @@ def _register(operator: Operator) -> Callable[..., Any]:
 _FUNCTIONS = {name: _register(operator) for name, operator in OPERATORS.items()}
 
 
-_ON = _OnTorch()
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
 
 

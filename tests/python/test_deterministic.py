@@ -279,6 +279,31 @@ def test_weights_are_packed_once() -> None:
     assert jetblock.ops.weight_cache_stats()["packed"] == start + 4
 
 
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("masks", [{}, {"key_padding_mask": torch.arange(9) > torch.tensor([[8], [5], [3]])}])
+def test_fast_paths_have_the_bits_of_the_slow(masks: dict[str, torch.Tensor], *, need_weights: bool) -> None:
+    attention = torch.nn.MultiheadAttention(64, 4, batch_first=True).eval()
+    layer = torch.nn.TransformerEncoderLayer(64, 4, 96, batch_first=True, activation="gelu", norm_first=need_weights)
+    layer.eval()
+    x = torch.randn(3, 9, 64, generator=torch.manual_seed(1))
+
+    def run() -> tuple[list[bytes], set[str]]:
+        with torch.no_grad(), jetblock.deterministic() as report:
+            outputs = [*attention(x, x, x, need_weights=need_weights, **masks)]
+            outputs.append(layer(x, src_key_padding_mask=masks.get("key_padding_mask")))
+        return [bits(output) for output in outputs if output is not None], {row.name for row in report.rows}
+
+    fast, names = run()
+    assert {"aten._native_multi_head_attention", "aten._transformer_encoder_layer_fwd"} <= names
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        slow, names = run()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    assert "aten._native_multi_head_attention" not in names
+    assert fast == slow
+
+
 class _Watch(TorchDispatchMode):
     """Sees from outside what the mode leaves to PyTorch, and what its own functions are made of."""
 

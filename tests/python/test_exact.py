@@ -94,6 +94,28 @@ def test_two_byte_arithmetic_is_that_of_f32_rounded_once(name: str, dtype: torch
         assert torch.equal(given.view(torch.int16)[~nan], expected[start:end].view(torch.int16)[~nan])
 
 
+# A number beside such a tensor is rounded to its dtype first, or to f32.
+BESIDE: dict[str, tuple[Callable[[Any, Any], Any], bool]] = {
+    "add": (lambda x, number: x + number, True),
+    "sub": (lambda x, number: x - number, True),
+    "rsub": (lambda x, number: number - x, True),
+    "mul": (lambda x, number: x * number, False),
+    "div": (lambda x, number: x / number, False),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", BESIDE)
+def test_numbers_beside_two_byte_tensors(name: str, dtype: torch.dtype) -> None:
+    function, is_rounded = BESIDE[name]
+    x = torch.from_numpy(np.random.default_rng(7).standard_normal(COUNT)).to(dtype)
+    number = torch.tensor(0.7)
+    number = number.to(dtype).float() if is_rounded else number
+    expected = function(x.float(), number).to(dtype)
+    for start, end in ((0, COUNT), (1, 40), (3, 20), (5, 6), (7, 70)):
+        assert torch.equal(function(x[start:end], 0.7), expected[start:end])
+
+
 def test_conversions_round_once() -> None:
     f64 = np.random.default_rng(3).standard_normal(COUNT) * 1e3
     integers = np.random.default_rng(4).integers(-(2**40), 2**40, COUNT)

@@ -5,6 +5,7 @@
 
 mod checksum;
 mod command;
+mod convert;
 mod error;
 mod model;
 mod ops;

@@ -10,12 +10,13 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use jetblock_numerics::round;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::convert::{self, Buffer, Values};
 use crate::error::argument;
+use crate::pool;
 
 /// Element types. `name` is the one in digests (NUMERICS.md section 12) and messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,27 +267,30 @@ impl<'py> Tensor<'py> {
     }
 
     /// The elements as f32: widened exactly, copied unless they are f32 in order already.
-    pub(crate) fn f32s(&self, name: &str) -> PyResult<Cow<'_, [f32]>> {
+    pub(crate) fn f32s(&self, name: &str) -> PyResult<Values<'_>> {
         if self.element == Element::F32
             && let Some(slice) = self.slice()
         {
-            return Ok(Cow::Borrowed(slice));
+            return Ok(Values::InPlace(slice));
+        }
+        if ![Element::F32, Element::BF16, Element::F16].contains(&self.element) {
+            return Err(wrong_dtype(name, self.element, "f32, bf16 or f16"));
+        }
+        let cpu = pool::operators()?;
+        if let Some(words) = self.slice() {
+            return Ok(Values::Own(convert::widen(words, self.element, &cpu)));
         }
         let bytes = self.bytes();
-        let words = bytes
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|b| u16::from_le_bytes(*b));
-        Ok(Cow::Owned(match self.element {
-            Element::F32 => {
-                let words = bytes.as_chunks::<4>().0.iter();
-                words.map(|b| f32::from_le_bytes(*b)).collect()
+        if self.element == Element::F32 {
+            let mut values = Buffer::new(self.len());
+            for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *value = f32::from_le_bytes(*bytes);
             }
-            Element::BF16 => words.map(round::bf16_to_f32).collect(),
-            Element::F16 => words.map(round::f16_to_f32).collect(),
-            other => return Err(wrong_dtype(name, other, "f32, bf16 or f16")),
-        }))
+            return Ok(Values::Own(values));
+        }
+        let words = bytes.as_chunks::<2>().0.iter();
+        let words: Vec<u16> = words.map(|bytes| u16::from_le_bytes(*bytes)).collect();
+        Ok(Values::Own(convert::widen(&words, self.element, &cpu)))
     }
 
     /// The elements as integers.

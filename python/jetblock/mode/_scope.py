@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from jetblock._errors import ArgumentError, JetBlockError, UncoveredOperatorError
-from jetblock.mode import _elements, _grids, _products, _rows  # noqa: F401 (they fill the table)
+from jetblock.mode import _elements, _fast_paths, _grids, _products, _rows  # noqa: F401 (they fill the table)
 from jetblock.mode._report import UNCOVERED, Report, call_site
 from jetblock.mode._table import NotCovered, Rule, rule_of
 

@@ -14,13 +14,11 @@ mod shape;
 mod token;
 mod weight;
 
-use std::borrow::Cow;
-
-use jetblock_numerics::round;
 use jetblock_ops::OpError;
 use jetblock_simd::Cpu;
 use pyo3::prelude::*;
 
+use crate::convert::{self, Buffer, Values};
 use crate::error::argument;
 use crate::pool;
 use crate::tensor::{Element, Tensor};
@@ -37,9 +35,6 @@ pub(crate) use sequence::{
 pub(crate) use token::{embedding, moe_combine, moe_router, sample};
 pub(crate) use weight::{PackedWeight, linear, matmul};
 
-/// Elements of a two-byte output worth a thread of their own.
-const GRAIN: usize = 1 << 15;
-
 /// Runs an operator that writes f32, without Python's lock, and rounds where the output has another dtype.
 fn compute(
     py: Python<'_>,
@@ -47,33 +42,16 @@ fn compute(
     op: impl FnOnce(&mut [f32], &Cpu) -> Result<(), OpError> + Send,
 ) -> PyResult<()> {
     let cpu = pool::operators()?;
-    match out.element {
-        // A function each, so that the compiler makes vectors of it.
-        Element::BF16 => compute_words(py, out, op, &cpu, round::f32_to_bf16),
-        Element::F16 => compute_words(py, out, op, &cpu, round::f32_to_f16),
-        _ => {
-            let out = out.f32s_mut("out")?;
-            py.detach(|| op(out, &cpu)).map_err(argument)
-        }
+    let element = out.element;
+    if ![Element::BF16, Element::F16].contains(&element) {
+        let out = out.f32s_mut("out")?;
+        return py.detach(|| op(out, &cpu)).map_err(argument);
     }
-}
-
-fn compute_words(
-    py: Python<'_>,
-    out: &mut Tensor<'_>,
-    op: impl FnOnce(&mut [f32], &Cpu) -> Result<(), OpError> + Send,
-    cpu: &Cpu,
-    round: impl Fn(f32) -> u16 + Copy + Send + Sync,
-) -> PyResult<()> {
     let out = out.words_mut("out")?;
     let result = py.detach(|| {
-        let mut wide = vec![0.0; out.len()];
-        op(&mut wide, cpu)?;
-        cpu.par_rows(out, 1, GRAIN, |first, out| {
-            for (out, &x) in out.iter_mut().zip(&wide[first..]) {
-                *out = round(x);
-            }
-        });
+        let mut wide = Buffer::new(out.len());
+        op(&mut wide, &cpu)?;
+        convert::narrow(&wide, element, out, &cpu);
         Ok(())
     });
     result.map_err(|e: OpError| argument(e))
@@ -86,7 +64,7 @@ fn optional<'a>(
     vector: Option<&'a Tensor<'_>>,
     dims: &str,
     len: usize,
-) -> PyResult<Option<Cow<'a, [f32]>>> {
+) -> PyResult<Option<Values<'a>>> {
     let Some(vector) = vector else {
         return Ok(None);
     };

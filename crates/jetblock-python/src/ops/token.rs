@@ -139,7 +139,7 @@ pub(crate) fn moe_combine(
     let routes = Routes {
         per_row,
         experts: experts.u32s("moe_combine: experts")?,
-        weights: weights.f32s("moe_combine: weights")?.into_owned(),
+        weights: weights.f32s("moe_combine: weights")?.to_vec(),
     };
     let mut dispatch = Dispatch::default();
     dispatch.fill(&routes, num_experts).map_err(argument)?;
