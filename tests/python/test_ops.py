@@ -89,6 +89,13 @@ def second_delta(
     return np.stack([o for o, _ in pairs]), np.stack([state for _, state in pairs])
 
 
+def second_linear_attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, initial_state: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    pairs = [second.linear_attention(*row) for row in zip(q, k, v, initial_state, strict=True)]
+    return np.stack([y for y, _ in pairs]), np.stack([state for _, state in pairs])
+
+
 def second_router(logits: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, ...]:
     router = second.Router(np.eye(logits.shape[1], dtype=F32), bias, 3, 4, 2, True, 2.5, 0)
     rows = router(logits, 0)
@@ -154,6 +161,11 @@ CASES: dict[str, tuple[tuple[np.ndarray, ...], dict[str, Any], Callable[..., Any
         {"scale": 0.25, "qk_l2norm": True, "initial_state": paint(B, H, N, P, seed=9)},
         second_delta,
     ),
+    "linear_attention": (
+        (paint(B, T, H, N), paint(B, T, H, N, seed=3), paint(B, T, H, P, seed=4)),
+        {"initial_state": np.abs(paint(B, H, N, P + 1, seed=9))},
+        second_linear_attention,
+    ),
     "selective_scan": (
         (
             paint(B, T, H, P),
@@ -184,6 +196,7 @@ UPDATES = {
     "causal_conv1d_update": "causal_conv1d",
     "dynamic_causal_conv1d_update": "dynamic_causal_conv1d",
     "gated_delta_rule_update": "gated_delta_rule",
+    "linear_attention_update": "linear_attention",
     "selective_state_update": "selective_scan",
 }
 # Arguments that every row of a batch shares.
@@ -370,6 +383,14 @@ def test_single_tokens_are_the_whole(of: Callable[[np.ndarray], Any]) -> None:
     for t in range(T):
         y = ops.gated_delta_rule_update(*(row[:, t] for row in rows), state, scale=0.25, qk_l2norm=True)
         assert as_bytes(y) == as_bytes(whole[:, t])
+    assert as_bytes(state) == as_bytes(last)
+
+    arguments, options, _ = CASES["linear_attention"]
+    q, k, v = map(of, arguments)
+    whole, last = ops.linear_attention(q, k, v, initial_state=of(options["initial_state"]))
+    state = of(options["initial_state"].copy())
+    for t in range(T):
+        assert as_bytes(ops.linear_attention_update(q[:, t], k[:, t], v[:, t], state)) == as_bytes(whole[:, t])
     assert as_bytes(state) == as_bytes(last)
 
     q, k, v = (of(array) for array in CASES["attention"][0])

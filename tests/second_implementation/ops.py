@@ -113,6 +113,20 @@ def gated_delta_rule(q, k, v, g, beta, scale, state, qk_l2norm=True):
     return out, state
 
 
+def linear_attention(q, k, v, state):
+    """q and k [T, H, K], v [T, H, V], state [H, K, V + 1], z last; returns y and the last state."""
+    feature = lambda x: np.where(x > 0, x + F32(1), functions.exp(x))
+    q, k, y = feature(q), feature(k), np.empty(v.shape, F32)
+    s, z = state[..., :-1], state[..., -1]
+    for t in range(len(q)):
+        s = canonical(fma(k[t][:, :, None], v[t][:, None, :], s))
+        z = canonical(z + k[t])
+        columns = np.swapaxes(s, 1, 2)                                 # [H, V, K]
+        n = reduce.dot(np.broadcast_to(q[t][:, None, :], columns.shape), columns, "f32")
+        y[t] = canonical(n / (reduce.sum_last(q[t] * z) + F32(1e-6))[:, None])
+    return y, np.concatenate([s, z[..., None]], axis=-1)
+
+
 class KvCache:
     """Rows of K and V of one layer in the cache's dtype; `stored()` gives them as the bits they are kept in."""
 

@@ -22,6 +22,7 @@ pub mod gated_delta_rule;
 pub mod group_norm;
 pub mod layer_norm;
 pub mod linear;
+pub mod linear_attention;
 pub mod matmul;
 pub mod moe;
 pub mod pool;

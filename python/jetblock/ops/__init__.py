@@ -81,6 +81,8 @@ __all__ = [
     "interpolate",
     "layer_norm",
     "linear",
+    "linear_attention",
+    "linear_attention_update",
     "log",
     "log1p",
     "log_softmax",
@@ -440,6 +442,36 @@ def gated_delta_rule_update(
         qk_l2norm: Scale q and k to length 1 first.
     """
     return call("gated_delta_rule_update", q, k, v, g, beta, state, scale, qk_l2norm)
+
+
+def linear_attention(
+    q: "Array", k: "Array", v: "Array", *, initial_state: "Array | None" = None
+) -> "tuple[Array, Array]":
+    """Causal attention by `f(q) f(k)` with `f(x) = elu(x) + 1` not `exp(q k)`: time proportional to the length.
+
+    Args:
+        q: `[B, T, H, K]`.
+        k: As q.
+        v: `[B, T, H, V]`.
+        initial_state: `[B, H, K, V + 1]`; zeros where not given.
+
+    Returns:
+        `[B, T, H, V]`, and the state after the last token in f32: sums of `f(k) v`, and of `f(k)` in the last column.
+    """
+    y, state = call("linear_attention", q, k, v, initial_state)
+    return y, state
+
+
+def linear_attention_update(q: "Array", k: "Array", v: "Array", state: "Array") -> "Array":
+    """One token of `linear_attention`, with its bits.
+
+    Args:
+        q: `[B, H, K]`.
+        k: As q.
+        v: `[B, H, V]`.
+        state: `[B, H, K, V + 1]` f32, advanced in place.
+    """
+    return call("linear_attention_update", q, k, v, state)
 
 
 def moe_router(

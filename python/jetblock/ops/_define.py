@@ -271,6 +271,23 @@ def gated_delta_rule_update(
     return out[:, 0]
 
 
+@operator("(Tensor q, Tensor k, Tensor v, Tensor? initial_state=None) -> (Tensor, Tensor)")
+def linear_attention(on: On, q: Any, k: Any, v: Any, initial_state: Any = None) -> Any:
+    shape = (v.shape[0], v.shape[2], q.shape[3], v.shape[3] + 1)
+    state = on.zeros(shape, v) if initial_state is None else on.copy(initial_state)
+    out = on.empty(v.shape, v)
+    on.run(_core.linear_attention, q, k, v, state, out)
+    return out, state
+
+
+@operator("(Tensor q, Tensor k, Tensor v, Tensor(a!) state) -> Tensor")
+def linear_attention_update(on: On, q: Any, k: Any, v: Any, state: Any) -> Any:
+    q, k, v = (array[:, None] for array in (q, k, v))
+    out = on.empty(v.shape, v)
+    on.run(_core.linear_attention, q, k, v, state, out)
+    return out[:, 0]
+
+
 @operator(
     "(Tensor logits, Tensor bias, int num_experts_per_tok, int n_group=1, int topk_group=1, bool norm_topk_prob=True,"
     " float routed_scaling_factor=1.0) -> (Tensor, Tensor)"

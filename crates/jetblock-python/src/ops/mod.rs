@@ -29,8 +29,8 @@ pub(crate) use grid::{adaptive_avg_pool, avg_pool, upsample};
 pub(crate) use norm::{group_norm, layer_norm};
 pub(crate) use rows::{activation, power, rms_norm, rms_norm_gated, softmax, swiglu};
 pub(crate) use sequence::{
-    attention, causal_conv1d, decay_rates, dynamic_causal_conv1d, gated_delta_rule, rope, sdpa,
-    selective_scan,
+    attention, causal_conv1d, decay_rates, dynamic_causal_conv1d, gated_delta_rule,
+    linear_attention, rope, sdpa, selective_scan,
 };
 pub(crate) use token::{embedding, moe_combine, moe_router, sample};
 pub(crate) use weight::{PackedWeight, linear, matmul};

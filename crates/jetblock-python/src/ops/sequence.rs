@@ -4,6 +4,7 @@ use jetblock_ops::attention::{Attention, KvCache, KvCacheConfig, KvDtype};
 use jetblock_ops::causal_conv1d::{CausalConv1d, Taps, transpose_weight};
 use jetblock_ops::gated_delta_rule::GatedDeltaRule;
 use jetblock_ops::linear::OperandKind;
+use jetblock_ops::linear_attention::LinearAttention;
 use jetblock_ops::rope::{Rope, RopeConfig, RopeScaling, RopeTable};
 use jetblock_ops::sdpa::{Broadcast, Mask, Sdpa};
 use jetblock_ops::selective_scan::{
@@ -256,6 +257,43 @@ pub(crate) fn decay_rates(py: Python<'_>, a_log: Tensor<'_>, mut out: Tensor<'_>
         let _guard = fp_env::Guard::new();
         out.copy_from_slice(&rates_of(a_log));
         Ok(())
+    })
+}
+
+/// `out [B, T, H, V]` of `q` and `k [B, T, H, K]`, `v [B, T, H, V]`; `state [B, H, K, V + 1]` f32 is advanced.
+#[pyfunction]
+pub(crate) fn linear_attention(
+    py: Python<'_>,
+    q: Tensor<'_>,
+    k: Tensor<'_>,
+    v: Tensor<'_>,
+    mut state: Tensor<'_>,
+    mut out: Tensor<'_>,
+) -> PyResult<()> {
+    const OP: &str = "linear_attention";
+    let [batch, tokens, heads, keys] = shape::dims(OP, "q", &q, "[B, T, H, K]")?;
+    shape::check(OP, "k", &k, "as q", &q.shape)?;
+    let [_, _, _, values] = shape::dims(OP, "v", &v, "[B, T, H, V]")?;
+    shape::check(OP, "v", &v, "[B, T, H, V]", &[batch, tokens, heads, values])?;
+    let state_shape = [batch, heads, keys, values + 1];
+    shape::check(OP, "state", &state, "[B, H, K, V + 1]", &state_shape)?;
+    shape::check(OP, "out", &out, "as v", &v.shape)?;
+    state.check_apart("linear_attention: state", &[&q, &k, &v])?;
+    let (q, k) = (
+        q.f32s("linear_attention: q")?,
+        k.f32s("linear_attention: k")?,
+    );
+    let v = v.f32s("linear_attention: v")?;
+    let state = state.f32s_mut("linear_attention: state")?;
+    let op = LinearAttention {
+        q: Columns::whole(&q, heads * keys),
+        k: Columns::whole(&k, heads * keys),
+        v: Columns::whole(&v, heads * values),
+        heads,
+        segments: &segments(batch, tokens, 0),
+    };
+    compute(py, &mut out, |out, cpu| {
+        op.cpu(&mut per_sequence(state, batch), out, cpu)
     })
 }
 

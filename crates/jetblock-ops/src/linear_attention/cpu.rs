@@ -1,0 +1,289 @@
+//! The attention with lanes over the columns of the state, which do not meet, and threads over sequences, heads and columns.
+//!
+//! Some columns of a head's state are copied to memory of their own, where a row is a few whole vectors, and all tokens
+//! pass over them, writing and reading at once. The sums z go along the tokens by themselves, before.
+
+use jetblock_numerics::math::exp;
+use jetblock_numerics::{Lanes, canonical};
+use jetblock_simd::{Cpu, Kernel, Simd, TileMut, fp_env, steps, tiles};
+
+use super::{EPS, LinearAttention};
+use crate::OpError;
+use crate::row::{self, MAX_LANES, load_part, store_part};
+
+/// Columns of the state to a task: 128 of their rows fill half of a first-level cache.
+const COLUMNS: usize = 32;
+/// Vectors of columns that pass together.
+const VECTORS: usize = 2;
+/// Rows of the state in a block of the dot product.
+const BLOCK: usize = 256;
+/// Elements of q and k that are worth a thread's while.
+const GRAIN: usize = 16 * 1024;
+
+impl LinearAttention<'_> {
+    /// The same bits as [`LinearAttention::reference`], faster.
+    pub fn cpu(
+        &self,
+        states: &mut [&mut [f32]],
+        out: &mut [f32],
+        cpu: &Cpu,
+    ) -> Result<(), OpError> {
+        self.check_all(states, out)?;
+        let _guard = fp_env::Guard::new();
+        let (heads, keys, values) = (self.heads, self.key_dim(), self.value_dim());
+
+        let width = 2 * self.q.width();
+        let mut features = vec![0.0; self.rows() * width];
+        cpu.par_rows(
+            &mut features,
+            width,
+            GRAIN.div_ceil(width),
+            |first, rows| {
+                cpu.run(Features {
+                    op: self,
+                    first,
+                    rows,
+                });
+            },
+        );
+
+        let rows: Vec<_> = self.segments.iter().map(|s| s.rows.clone()).collect();
+        let by_head = steps(heads * keys, keys);
+        let mut divisors = vec![0.0; self.rows() * heads];
+        let mut places = tiles(&mut divisors, heads, &rows, &steps(heads, 1)).into_iter();
+        let mut sums = Vec::with_capacity(places.len());
+        for (rows, state) in rows.iter().zip(states.iter_mut()) {
+            let last = values..values + 1;
+            let columns = tiles(state, values + 1, &by_head, std::slice::from_ref(&last));
+            for (head, z) in columns.into_iter().enumerate() {
+                sums.push(Sums {
+                    op: self,
+                    features: &features,
+                    first: rows.start,
+                    head,
+                    z,
+                    divisors: places.next().expect("there is one for each state"),
+                });
+            }
+        }
+        cpu.par_items(sums, |sums| cpu.run(sums));
+
+        let within = steps(values, COLUMNS);
+        let columns: Vec<_> = (0..heads)
+            .flat_map(|h| within.iter().map(move |c| (h, c)))
+            .map(|(h, c)| h * values + c.start..h * values + c.end)
+            .collect();
+        let mut outs = tiles(out, heads * values, &rows, &columns).into_iter();
+        let mut strips = Vec::with_capacity(outs.len());
+        for (rows, state) in rows.iter().zip(states) {
+            let parts = tiles(state, values + 1, &by_head, &within);
+            for (index, state) in parts.into_iter().enumerate() {
+                strips.push(Strip {
+                    op: self,
+                    features: &features,
+                    divisors: &divisors,
+                    first: rows.start,
+                    head: index / within.len(),
+                    column: columns[index].start,
+                    state,
+                    out: outs.next().expect("there is one for each state"),
+                });
+            }
+        }
+        cpu.par_items(strips, |strip| cpu.run(strip));
+        Ok(())
+    }
+}
+
+/// Rows of `[f(k) [H, K] | f(q) [H, K]]`.
+struct Features<'a> {
+    op: &'a LinearAttention<'a>,
+    first: usize,
+    rows: &'a mut [f32],
+}
+
+impl Kernel for Features<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let width = self.op.q.width();
+        for (i, row) in self.rows.chunks_exact_mut(2 * width).enumerate() {
+            let r = self.first + i;
+            let (k, q) = row.split_at_mut(width);
+            features(simd, self.op.k.row(r), k);
+            features(simd, self.op.q.row(r), q);
+        }
+    }
+}
+
+#[inline(always)]
+fn features<S: Simd>(simd: S, x: &[f32], out: &mut [f32]) {
+    let zero = S::F::splat(0.0);
+    for (x, out) in x.chunks(S::LANES).zip(out.chunks_mut(S::LANES)) {
+        let x = load_part(simd, x);
+        let above = zero.lt(x);
+        store_part(
+            simd,
+            S::F::select(above, x.add(S::F::splat(1.0)), exp(x)),
+            out,
+        );
+    }
+}
+
+/// The sums z of one head of one sequence, and what each token's output is divided by.
+struct Sums<'a> {
+    op: &'a LinearAttention<'a>,
+    features: &'a [f32],
+    /// The sequence's first row.
+    first: usize,
+    head: usize,
+    /// `[K, 1]`.
+    z: TileMut<'a, f32>,
+    /// `[T, 1]`.
+    divisors: TileMut<'a, f32>,
+}
+
+impl Kernel for Sums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let keys = self.op.key_dim();
+        let mut z = vec![0.0; keys];
+        for (i, z) in z.iter_mut().enumerate() {
+            *z = self.z.row_mut(i)[0];
+        }
+        let mut weights = vec![0.0; keys];
+        for t in 0..self.divisors.rows() {
+            let (k, q) = token(self.op, self.features, self.first + t, self.head);
+            let vectors = k.chunks(S::LANES).zip(q.chunks(S::LANES));
+            let places = z.chunks_mut(S::LANES).zip(weights.chunks_mut(S::LANES));
+            for ((k, q), (z, weights)) in vectors.zip(places) {
+                let sum = load_part(simd, z).add(load_part(simd, k));
+                store_part(simd, load_part(simd, q).mul(sum), weights);
+                store_part(simd, sum, z);
+            }
+            self.divisors.row_mut(t)[0] = row::sum(simd, &weights) + EPS;
+        }
+        if self.divisors.rows() > 0 {
+            for (i, &z) in z.iter().enumerate() {
+                self.z.row_mut(i)[0] = canonical(z);
+            }
+        }
+    }
+}
+
+/// `f(k)` and `f(q)` of one head of a row.
+#[inline(always)]
+fn token<'a>(
+    op: &LinearAttention<'_>,
+    features: &'a [f32],
+    r: usize,
+    head: usize,
+) -> (&'a [f32], &'a [f32]) {
+    let (width, keys) = (op.q.width(), op.key_dim());
+    let row = &features[r * 2 * width..][..2 * width];
+    (
+        &row[head * keys..][..keys],
+        &row[width + head * keys..][..keys],
+    )
+}
+
+/// Some columns of one head of one sequence.
+struct Strip<'a> {
+    op: &'a LinearAttention<'a>,
+    features: &'a [f32],
+    divisors: &'a [f32],
+    /// The sequence's first row.
+    first: usize,
+    head: usize,
+    /// The first of the columns in a row of v.
+    column: usize,
+    /// `[K, columns]`.
+    state: TileMut<'a, f32>,
+    /// `[T, columns]`.
+    out: TileMut<'a, f32>,
+}
+
+impl Kernel for Strip<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let width = self.state.cols();
+        if self.out.rows() == 0 {
+            return;
+        }
+        // Whole groups of vectors; what stands beside the columns is never used.
+        let stride = width.next_multiple_of(VECTORS * S::LANES);
+        let mut own = vec![0.0; self.state.rows() * stride];
+        for (i, row) in own.chunks_exact_mut(stride).enumerate() {
+            row[..width].copy_from_slice(self.state.row_mut(i));
+        }
+        for start in (0..width).step_by(VECTORS * S::LANES) {
+            self.pass_tokens(simd, &mut own[start..], stride, start);
+        }
+        for (i, row) in own.chunks_exact(stride).enumerate() {
+            let to = self.state.row_mut(i).chunks_mut(S::LANES);
+            for (from, to) in row.chunks_exact(S::LANES).zip(to) {
+                store_part(simd, canonical(simd.load(from)), to);
+            }
+        }
+    }
+}
+
+impl Strip<'_> {
+    /// All tokens over the group of vectors from column `start`.
+    #[inline(always)]
+    fn pass_tokens<S: Simd>(&mut self, simd: S, state: &mut [f32], stride: usize, start: usize) {
+        let end = self.state.cols().min(start + VECTORS * S::LANES);
+        for t in 0..self.out.rows() {
+            let r = self.first + t;
+            let (k, q) = token(self.op, self.features, r, self.head);
+            let mut row = [0.0; VECTORS * MAX_LANES];
+            let values = &self.op.v.row(r)[self.column + start..self.column + end];
+            row[..end - start].copy_from_slice(values);
+            let mut v = [S::F::splat(0.0); VECTORS];
+            for i in 0..VECTORS {
+                v[i] = simd.load(&row[i * S::LANES..]);
+            }
+            let total = write_and_read(simd, state, stride, k, q, v);
+            let divisor = S::F::splat(self.divisors[r * self.op.heads + self.head]);
+            let out = self.out.row_mut(t)[start..end].chunks_mut(S::LANES);
+            for (total, out) in total.iter().zip(out) {
+                store_part(simd, canonical(total.div(divisor)), out);
+            }
+        }
+    }
+}
+
+/// `S = fma(k, v, S)`; returns `dot(q, S)`.
+#[inline(always)]
+fn write_and_read<S: Simd>(
+    simd: S,
+    state: &mut [f32],
+    stride: usize,
+    k: &[f32],
+    q: &[f32],
+    v: [S::F; VECTORS],
+) -> [S::F; VECTORS] {
+    let mut total = [S::F::splat(0.0); VECTORS];
+    let blocks = k.chunks(BLOCK).zip(q.chunks(BLOCK));
+    for (rows, (k, q)) in state.chunks_mut(BLOCK * stride).zip(blocks) {
+        let mut chain = [S::F::splat(0.0); VECTORS];
+        for (row, (&k, &q)) in rows.chunks_mut(stride).zip(k.iter().zip(q)) {
+            let (k, q) = (S::F::splat(k), S::F::splat(q));
+            for i in 0..VECTORS {
+                let part = &mut row[i * S::LANES..(i + 1) * S::LANES];
+                let s = k.fma(v[i], simd.load(part));
+                chain[i] = q.fma(s, chain[i]);
+                simd.store(s, part);
+            }
+        }
+        for i in 0..VECTORS {
+            total[i] = total[i].add(chain[i]);
+        }
+    }
+    total
+}
