@@ -22,7 +22,7 @@ from jetblock.nn import AttentionPatternCache, JetBlock, LinearAttentionKernel, 
 HEADS, WIDTH = 8, 64
 
 
-def seconds(*functions: Callable[[], object], turns: int = 5) -> list[float]:
+def seconds(*functions: Callable[[], object], turns: int = 9) -> list[float]:
     """Median time of each, in turns one after another."""
     times: list[list[float]] = [[] for _ in functions]
     for turn in range(turns + 1):
