@@ -54,6 +54,8 @@ def model_kind(config, tensors):
 class Model:
     """`kv` and `split` are the attention's cache dtype and block; `odd_first=False` is a wrong order, for a control."""
 
+    seen = None                            # a list is given the hidden states of a step after each layer
+
     def __init__(self, folder, kind=None, kv="f32", split=256, tie_rule="lowest_id", odd_first=True):
         folder = Path(folder)
         self.config = json.loads((folder / "config.json").read_text())
@@ -64,7 +66,6 @@ class Model:
         self.tensors = {name: value for name, (_, value) in tensors.items()}
         self.formats = {name: kind for name, (kind, _) in tensors.items()}
         self.kv, self.split, self.tie_rule, self.odd_first = kv, split, tie_rule, odd_first
-        self.seen = None                   # a list is given the hidden states of a step after each layer
         c = self.config
         self.q_heads = c["num_attention_heads"]
         self.kv_heads = c.get("num_key_value_heads") or self.q_heads
