@@ -3,9 +3,10 @@
 import _thread
 import json
 import multiprocessing
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -273,34 +274,30 @@ def test_other_threads_run_while_rust_computes(model: jetblock.Model) -> None:
     assert beats >= 10
 
 
-def _under_interrupts(work: Callable[[], object]) -> None:
-    """Interrupts every half second: Python drops one that arrives in a destructor or a weak reference's callback."""
-    is_over = threading.Event()
-
-    def interrupt() -> None:
-        while not is_over.wait(0.5):
-            _thread.interrupt_main()
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    try:
-        work()
-    finally:
-        is_over.set()
-        thread.join()
+@pytest.fixture
+def _sigint_is_handled() -> Iterator[None]:
+    """A process that was started in the background may ignore SIGINT; then Python sets no handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.usefixtures("_sigint_is_handled")
 def test_ctrl_c_interrupts(model: jetblock.Model) -> None:
+    # Until it is interrupted: without its stop tokens.
     endless: jetblock.GenerateOptions = {"max_tokens": 1_000_000, "seed": 1, "logit_bias": {2: -1e9, 11: -1e9}}
     for work in (
         lambda: model.generate(PROMPT, **endless),
         lambda: list(model.generate(PROMPT, stream=True, **endless)),
         lambda: model.verify(runs=1_000_000),
     ):
+        timer = threading.Timer(0.5, _thread.interrupt_main)
+        timer.start()
         start = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            _under_interrupts(work)
+            work()
         assert time.monotonic() - start < 10
+        timer.join()
     assert model.generate(PROMPT, max_tokens=4, seed=1).tokens == model.generate(PROMPT, max_tokens=4, seed=1).tokens
 
 
