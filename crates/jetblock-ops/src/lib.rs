@@ -39,6 +39,7 @@ pub mod swiglu;
 pub mod upsample;
 
 mod columns;
+mod columns_of_state;
 mod error;
 #[cfg(test)]
 mod golden;

@@ -1,23 +1,19 @@
 //! The rule with lanes over the columns of the state, which do not meet, and threads over sequences, heads and columns.
 //!
-//! Some columns of a head's state are copied to memory of their own, where a row is a few whole vectors, and all tokens
-//! pass over them. What a token writes and what the next one reads first are one pass: the state is loaded and stored
-//! once for each token.
+//! What a token writes and what the next one reads first are one pass: the state is loaded and stored once for each
+//! token.
 
 use jetblock_numerics::math::{exp, rsqrt};
 use jetblock_numerics::{Lanes, canonical};
-use jetblock_simd::{Cpu, Kernel, Simd, TileMut, fp_env, steps, tiles};
+use jetblock_simd::{Cpu, Kernel, Simd, TileMut, fp_env};
 
 use super::{GatedDeltaRule, L2_EPS};
 use crate::OpError;
-use crate::row::{self, MAX_LANES, load_part, store_part};
+use crate::columns_of_state::{
+    BLOCK, Group, Recurrence, StateShape, VECTORS, add, load_group, strips, write_and_read,
+};
+use crate::row::{self, load_part, store_part};
 
-/// Columns of the state to a task: 128 of their rows fill half of a first-level cache.
-const COLUMNS: usize = 32;
-/// Vectors of columns that pass together: enough chains of fma to hide its latency.
-const VECTORS: usize = 2;
-/// Rows of the state in a block of the dot products.
-const BLOCK: usize = 256;
 /// Elements of q and k that are worth a thread's while.
 const GRAIN: usize = 16 * 1024;
 
@@ -31,7 +27,7 @@ impl GatedDeltaRule<'_> {
     ) -> Result<(), OpError> {
         self.check_all(states, out)?;
         let _guard = fp_env::Guard::new();
-        let (heads, keys, values) = (self.heads(), self.key_dim(), self.value_dim());
+        let heads = self.heads();
 
         let width = 2 * self.q.width() + heads;
         let mut prepared = vec![0.0; self.rows() * width];
@@ -49,27 +45,17 @@ impl GatedDeltaRule<'_> {
         );
 
         let rows: Vec<_> = self.segments.iter().map(|s| s.rows.clone()).collect();
-        let within = steps(values, COLUMNS);
-        let columns: Vec<_> = (0..heads)
-            .flat_map(|h| within.iter().map(move |c| (h, c)))
-            .map(|(h, c)| h * values + c.start..h * values + c.end)
-            .collect();
-        let mut outs = tiles(out, heads * values, &rows, &columns).into_iter();
-        let mut strips = Vec::with_capacity(outs.len());
-        for (segment, state) in self.segments.iter().zip(states) {
-            let parts = tiles(state, values, &steps(heads * keys, keys), &within);
-            for (index, state) in parts.into_iter().enumerate() {
-                strips.push(Strip {
-                    op: self,
-                    prepared: &prepared,
-                    first: segment.rows.start,
-                    head: index / within.len(),
-                    column: columns[index].start,
-                    state,
-                    out: outs.next().expect("there is one for each state"),
-                });
-            }
-        }
+        let rule = Rule {
+            op: self,
+            prepared: &prepared,
+        };
+        let shape = StateShape {
+            heads,
+            keys: self.key_dim(),
+            values: self.value_dim(),
+            row_len: self.value_dim(),
+        };
+        let strips = strips(&rule, shape, &rows, states, out);
         cpu.par_items(strips, |strip| cpu.run(strip));
         Ok(())
     }
@@ -132,19 +118,10 @@ impl GatedDeltaRule<'_> {
     }
 }
 
-/// Some columns of one head of one sequence.
-struct Strip<'a> {
+/// The recurrence, with what was prepared for it.
+struct Rule<'a> {
     op: &'a GatedDeltaRule<'a>,
     prepared: &'a [f32],
-    /// The sequence's first row.
-    first: usize,
-    head: usize,
-    /// The first of the columns in a row of v.
-    column: usize,
-    /// `[K, columns]`.
-    state: TileMut<'a, f32>,
-    /// `[T, columns]`.
-    out: TileMut<'a, f32>,
 }
 
 /// What a token brings, but v.
@@ -156,72 +133,50 @@ struct Token<'a> {
     beta: f32,
 }
 
-impl Kernel for Strip<'_> {
-    type Output = ();
-
+impl Rule<'_> {
     #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) {
-        let (tokens, width) = (self.out.rows(), self.state.cols());
-        if tokens == 0 {
-            return;
-        }
-        // Whole groups of vectors; what stands beside the columns is never used.
-        let stride = width.next_multiple_of(VECTORS * S::LANES);
-        let mut own = vec![0.0; self.state.rows() * stride];
-        for (i, row) in own.chunks_exact_mut(stride).enumerate() {
-            row[..width].copy_from_slice(self.state.row_mut(i));
-        }
-        for start in (0..width).step_by(VECTORS * S::LANES) {
-            self.pass_tokens(simd, &mut own, stride, start);
-        }
-        for (i, row) in own.chunks_exact(stride).enumerate() {
-            let to = self.state.row_mut(i).chunks_mut(S::LANES);
-            for (from, to) in row.chunks_exact(S::LANES).zip(to) {
-                store_part(simd, canonical(simd.load(from)), to);
-            }
+    fn token(&self, r: usize, head: usize) -> Token<'_> {
+        let op = self.op;
+        let width = op.q.width();
+        let row = &self.prepared[r * (2 * width + op.heads())..];
+        let columns = op.key_columns(head);
+        Token {
+            k: &row[columns.clone()],
+            q: &row[width..][columns],
+            decay: row[2 * width + head],
+            beta: op.beta.row(r)[head],
         }
     }
 }
 
-impl Strip<'_> {
+impl Recurrence for Rule<'_> {
     #[inline(always)]
-    fn token(&self, t: usize) -> Token<'_> {
-        let (op, r) = (self.op, self.first + t);
-        let width = op.q.width();
-        let row = &self.prepared[r * (2 * width + op.heads())..];
-        let head = op.key_columns(self.head);
-        Token {
-            k: &row[head.clone()],
-            q: &row[width..][head],
-            decay: row[2 * width + self.head],
-            beta: op.beta.row(r)[self.head],
-        }
-    }
-
-    /// All tokens over the group of vectors from column `start`.
-    #[inline(always)]
-    fn pass_tokens<S: Simd>(&mut self, simd: S, state: &mut [f32], stride: usize, start: usize) {
-        let tokens = self.out.rows();
-        let end = self.state.cols().min(start + VECTORS * S::LANES);
-        let mut read = decay_and_read(simd, &mut state[start..], stride, self.token(0));
+    fn pass_tokens<S: Simd>(&self, simd: S, group: Group<'_>, out: &mut TileMut<'_, f32>) {
+        let Group {
+            state,
+            stride,
+            first,
+            head,
+            values,
+            outputs,
+        } = group;
+        let tokens = out.rows();
+        let mut read = decay_and_read(simd, state, stride, self.token(first, head));
         for t in 0..tokens {
-            let token = self.token(t);
+            let token = self.token(first + t, head);
+            let v = load_group(simd, &self.op.v.row(first + t)[values.clone()]);
             let mut u = [S::F::splat(0.0); VECTORS];
-            let mut v = [0.0; VECTORS * MAX_LANES];
-            let row = self.op.v.row(self.first + t);
-            v[..end - start].copy_from_slice(&row[self.column + start..self.column + end]);
             for i in 0..VECTORS {
-                let wanted = simd.load(&v[i * S::LANES..]);
-                u[i] = S::F::splat(token.beta).mul(wanted.sub(read[i]));
+                u[i] = S::F::splat(token.beta).mul(v[i].sub(read[i]));
             }
             let o;
             if t + 1 < tokens {
-                let next = self.token(t + 1);
-                (o, read) = write_and_decay(simd, &mut state[start..], stride, token, u, next);
+                let next = self.token(first + t + 1, head);
+                (o, read) = write_and_decay(simd, state, stride, token, u, next);
             } else {
-                o = write(simd, &mut state[start..], stride, token, u);
+                o = write_and_read(simd, state, stride, token.k, token.q, u);
             }
-            let out = self.out.row_mut(t)[start..end].chunks_mut(S::LANES);
+            let out = out.row_mut(t)[outputs.clone()].chunks_mut(S::LANES);
             for (o, out) in o.iter().zip(out) {
                 store_part(simd, canonical(*o), out);
             }
@@ -255,34 +210,7 @@ fn decay_and_read<S: Simd>(
     total
 }
 
-/// `S = fma(k, u, S)`; returns `dot(q, S)`.
-#[inline(always)]
-fn write<S: Simd>(
-    simd: S,
-    state: &mut [f32],
-    stride: usize,
-    token: Token<'_>,
-    u: [S::F; VECTORS],
-) -> [S::F; VECTORS] {
-    let mut total = [S::F::splat(0.0); VECTORS];
-    let blocks = token.k.chunks(BLOCK).zip(token.q.chunks(BLOCK));
-    for (rows, (k, q)) in state.chunks_mut(BLOCK * stride).zip(blocks) {
-        let mut chain = [S::F::splat(0.0); VECTORS];
-        for (row, (&k, &q)) in rows.chunks_mut(stride).zip(k.iter().zip(q)) {
-            let (k, q) = (S::F::splat(k), S::F::splat(q));
-            for i in 0..VECTORS {
-                let part = &mut row[i * S::LANES..(i + 1) * S::LANES];
-                let s = k.fma(u[i], simd.load(part));
-                chain[i] = q.fma(s, chain[i]);
-                simd.store(s, part);
-            }
-        }
-        add::<S>(&mut total, chain);
-    }
-    total
-}
-
-/// [`write`] of a token, then [`decay_and_read`] of the next.
+/// [`write_and_read`] of a token, then [`decay_and_read`] of the next.
 #[inline(always)]
 fn write_and_decay<S: Simd>(
     simd: S,
@@ -314,11 +242,4 @@ fn write_and_decay<S: Simd>(
         add::<S>(&mut read, read_chain);
     }
     (out, read)
-}
-
-#[inline(always)]
-fn add<S: Simd>(total: &mut [S::F; VECTORS], chain: [S::F; VECTORS]) {
-    for i in 0..VECTORS {
-        total[i] = total[i].add(chain[i]);
-    }
 }

@@ -1,7 +1,6 @@
 //! The attention with lanes over the columns of the state, which do not meet, and threads over sequences, heads and columns.
 //!
-//! Some columns of a head's state are copied to memory of their own, where a row is a few whole vectors, and all tokens
-//! pass over them, writing and reading at once. The sums z go along the tokens by themselves, before.
+//! A token writes and reads in one pass. The sums z go along the tokens by themselves, before.
 
 use jetblock_numerics::math::exp;
 use jetblock_numerics::{Lanes, canonical};
@@ -9,14 +8,9 @@ use jetblock_simd::{Cpu, Kernel, Simd, TileMut, fp_env, steps, tiles};
 
 use super::{EPS, LinearAttention};
 use crate::OpError;
-use crate::row::{self, MAX_LANES, load_part, store_part};
+use crate::columns_of_state::{Group, Recurrence, StateShape, load_group, strips, write_and_read};
+use crate::row::{self, load_part, store_part};
 
-/// Columns of the state to a task: 128 of their rows fill half of a first-level cache.
-const COLUMNS: usize = 32;
-/// Vectors of columns that pass together.
-const VECTORS: usize = 2;
-/// Rows of the state in a block of the dot product.
-const BLOCK: usize = 256;
 /// Elements of q and k that are worth a thread's while.
 const GRAIN: usize = 16 * 1024;
 
@@ -68,28 +62,18 @@ impl LinearAttention<'_> {
         }
         cpu.par_items(sums, |sums| cpu.run(sums));
 
-        let within = steps(values, COLUMNS);
-        let columns: Vec<_> = (0..heads)
-            .flat_map(|h| within.iter().map(move |c| (h, c)))
-            .map(|(h, c)| h * values + c.start..h * values + c.end)
-            .collect();
-        let mut outs = tiles(out, heads * values, &rows, &columns).into_iter();
-        let mut strips = Vec::with_capacity(outs.len());
-        for (rows, state) in rows.iter().zip(states) {
-            let parts = tiles(state, values + 1, &by_head, &within);
-            for (index, state) in parts.into_iter().enumerate() {
-                strips.push(Strip {
-                    op: self,
-                    features: &features,
-                    divisors: &divisors,
-                    first: rows.start,
-                    head: index / within.len(),
-                    column: columns[index].start,
-                    state,
-                    out: outs.next().expect("there is one for each state"),
-                });
-            }
-        }
+        let attention = Weighted {
+            op: self,
+            features: &features,
+            divisors: &divisors,
+        };
+        let shape = StateShape {
+            heads,
+            keys,
+            values,
+            row_len: values + 1,
+        };
+        let strips = strips(&attention, shape, &rows, states, out);
         cpu.par_items(strips, |strip| cpu.run(strip));
         Ok(())
     }
@@ -190,100 +174,26 @@ fn token<'a>(
     )
 }
 
-/// Some columns of one head of one sequence.
-struct Strip<'a> {
+/// The recurrence, with what was prepared for it.
+struct Weighted<'a> {
     op: &'a LinearAttention<'a>,
     features: &'a [f32],
     divisors: &'a [f32],
-    /// The sequence's first row.
-    first: usize,
-    head: usize,
-    /// The first of the columns in a row of v.
-    column: usize,
-    /// `[K, columns]`.
-    state: TileMut<'a, f32>,
-    /// `[T, columns]`.
-    out: TileMut<'a, f32>,
 }
 
-impl Kernel for Strip<'_> {
-    type Output = ();
-
+impl Recurrence for Weighted<'_> {
     #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) {
-        let width = self.state.cols();
-        if self.out.rows() == 0 {
-            return;
-        }
-        // Whole groups of vectors; what stands beside the columns is never used.
-        let stride = width.next_multiple_of(VECTORS * S::LANES);
-        let mut own = vec![0.0; self.state.rows() * stride];
-        for (i, row) in own.chunks_exact_mut(stride).enumerate() {
-            row[..width].copy_from_slice(self.state.row_mut(i));
-        }
-        for start in (0..width).step_by(VECTORS * S::LANES) {
-            self.pass_tokens(simd, &mut own[start..], stride, start);
-        }
-        for (i, row) in own.chunks_exact(stride).enumerate() {
-            let to = self.state.row_mut(i).chunks_mut(S::LANES);
-            for (from, to) in row.chunks_exact(S::LANES).zip(to) {
-                store_part(simd, canonical(simd.load(from)), to);
-            }
-        }
-    }
-}
-
-impl Strip<'_> {
-    /// All tokens over the group of vectors from column `start`.
-    #[inline(always)]
-    fn pass_tokens<S: Simd>(&mut self, simd: S, state: &mut [f32], stride: usize, start: usize) {
-        let end = self.state.cols().min(start + VECTORS * S::LANES);
-        for t in 0..self.out.rows() {
-            let r = self.first + t;
-            let (k, q) = token(self.op, self.features, r, self.head);
-            let mut row = [0.0; VECTORS * MAX_LANES];
-            let values = &self.op.v.row(r)[self.column + start..self.column + end];
-            row[..end - start].copy_from_slice(values);
-            let mut v = [S::F::splat(0.0); VECTORS];
-            for i in 0..VECTORS {
-                v[i] = simd.load(&row[i * S::LANES..]);
-            }
-            let total = write_and_read(simd, state, stride, k, q, v);
-            let divisor = S::F::splat(self.divisors[r * self.op.heads + self.head]);
-            let out = self.out.row_mut(t)[start..end].chunks_mut(S::LANES);
+    fn pass_tokens<S: Simd>(&self, simd: S, group: Group<'_>, out: &mut TileMut<'_, f32>) {
+        for t in 0..out.rows() {
+            let r = group.first + t;
+            let (k, q) = token(self.op, self.features, r, group.head);
+            let v = load_group(simd, &self.op.v.row(r)[group.values.clone()]);
+            let total = write_and_read(simd, group.state, group.stride, k, q, v);
+            let divisor = S::F::splat(self.divisors[r * self.op.heads + group.head]);
+            let out = out.row_mut(t)[group.outputs.clone()].chunks_mut(S::LANES);
             for (total, out) in total.iter().zip(out) {
                 store_part(simd, canonical(total.div(divisor)), out);
             }
         }
     }
-}
-
-/// `S = fma(k, v, S)`; returns `dot(q, S)`.
-#[inline(always)]
-fn write_and_read<S: Simd>(
-    simd: S,
-    state: &mut [f32],
-    stride: usize,
-    k: &[f32],
-    q: &[f32],
-    v: [S::F; VECTORS],
-) -> [S::F; VECTORS] {
-    let mut total = [S::F::splat(0.0); VECTORS];
-    let blocks = k.chunks(BLOCK).zip(q.chunks(BLOCK));
-    for (rows, (k, q)) in state.chunks_mut(BLOCK * stride).zip(blocks) {
-        let mut chain = [S::F::splat(0.0); VECTORS];
-        for (row, (&k, &q)) in rows.chunks_mut(stride).zip(k.iter().zip(q)) {
-            let (k, q) = (S::F::splat(k), S::F::splat(q));
-            for i in 0..VECTORS {
-                let part = &mut row[i * S::LANES..(i + 1) * S::LANES];
-                let s = k.fma(v[i], simd.load(part));
-                chain[i] = q.fma(s, chain[i]);
-                simd.store(s, part);
-            }
-        }
-        for i in 0..VECTORS {
-            total[i] = total[i].add(chain[i]);
-        }
-    }
-    total
 }
