@@ -23,6 +23,21 @@ impl Segment {
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
+
+    /// Segments of these lengths one after another, each after `start` tokens of its sequence.
+    #[cfg(test)]
+    pub(crate) fn consecutive(lengths: &[usize], start: usize) -> Vec<Segment> {
+        let mut end = 0;
+        let segment = |&len: &usize| {
+            end += len;
+            Segment {
+                rows: end - len..end,
+                start,
+            }
+        };
+        lengths.iter().map(segment).collect()
+    }
+
     /// `Ok` where there is one state of `len` elements for each segment.
     pub(crate) fn check_states(
         op: &'static str,

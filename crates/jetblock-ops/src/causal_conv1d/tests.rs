@@ -28,18 +28,6 @@ impl Default for Case {
 impl Case {
     const ROW_EXTRA: usize = 5;
 
-    fn segments(&self) -> Vec<Segment> {
-        let mut end = 0;
-        let segment = |&len: &usize| {
-            end += len;
-            Segment {
-                rows: end - len..end,
-                start: 7,
-            }
-        };
-        self.lengths.iter().map(segment).collect()
-    }
-
     /// Output rows followed by all states, from `run`.
     fn outcome(&self, run: impl Fn(&CausalConv1d, &mut [&mut [f32]], &mut [f32])) -> Vec<f32> {
         let (channels, rows) = (self.channels, self.lengths.iter().sum::<usize>());
@@ -48,7 +36,7 @@ impl Case {
         let kernels = if self.each_row { rows } else { 1 };
         let weight = painted_special(2, kernels * channels * self.kernel, self.every);
         let bias = painted(3, channels);
-        let segments = self.segments();
+        let segments = Segment::consecutive(&self.lengths, 7);
         let op = CausalConv1d {
             x: Columns {
                 data: &x,

@@ -41,18 +41,6 @@ struct Outcome {
     states: Vec<f32>,
 }
 
-fn segments(lengths: &[usize]) -> Vec<Segment> {
-    let mut end = 0;
-    let segment = |&len: &usize| {
-        end += len;
-        Segment {
-            rows: end - len..end,
-            start: 0,
-        }
-    };
-    lengths.iter().map(segment).collect()
-}
-
 impl Case {
     /// Runs on painted inputs, all columns of one matrix.
     fn outcome(&self, run: impl Fn(&GatedDeltaRule, &mut [&mut [f32]], &mut [f32])) -> Outcome {
@@ -75,7 +63,7 @@ impl Case {
             row_len,
             columns: start..start + width,
         };
-        let segments = segments(&self.lengths);
+        let segments = Segment::consecutive(&self.lengths, 0);
         let op = GatedDeltaRule {
             q: columns(1, key_width),
             k: columns(1 + key_width, key_width),
@@ -196,7 +184,7 @@ fn in_pieces(pieces: &[usize], forget: bool) -> Vec<f32> {
             groups: 1,
             scale: 0.25,
             qk_l2norm: true,
-            segments: &segments(&[piece]),
+            segments: &Segment::consecutive(&[piece], 0),
         };
         let mut o = vec![0.0; piece * heads * values];
         op.cpu(&mut [&mut state], &mut o, &Cpu::single())
@@ -287,7 +275,7 @@ fn rounding_points_are_felt() {
         groups: 1,
         scale: 0.3,
         qk_l2norm: true,
-        segments: &segments(&[rows]),
+        segments: &Segment::consecutive(&[rows], 0),
     };
     let (mut state, mut out) = (vec![0.0; keys], vec![0.0; rows]);
     op.cpu(&mut [&mut state], &mut out, &Cpu::single())
@@ -324,7 +312,7 @@ fn what_was_written_is_read_back() {
         groups: 1,
         scale: 1.0,
         qk_l2norm: true,
-        segments: &segments(&[3]),
+        segments: &Segment::consecutive(&[3], 0),
     };
     let mut out = vec![0.0; 3];
     op.cpu(&mut [&mut vec![0.0; keys]], &mut out, &Cpu::single())

@@ -34,18 +34,6 @@ struct Outcome {
     states: Vec<f32>,
 }
 
-fn segments(lengths: &[usize]) -> Vec<Segment> {
-    let mut end = 0;
-    let segment = |&len: &usize| {
-        end += len;
-        Segment {
-            rows: end - len..end,
-            start: 0,
-        }
-    };
-    lengths.iter().map(segment).collect()
-}
-
 impl Case {
     /// Runs on painted inputs, all columns of one matrix.
     fn outcome(&self, run: impl Fn(&LinearAttention, &mut [&mut [f32]], &mut [f32])) -> Outcome {
@@ -58,7 +46,7 @@ impl Case {
             row_len,
             columns: start..start + width,
         };
-        let segments = segments(&self.lengths);
+        let segments = Segment::consecutive(&self.lengths, 0);
         let op = LinearAttention {
             q: columns(1, key_width),
             k: columns(1 + key_width, key_width),
@@ -148,7 +136,7 @@ fn in_pieces(pieces: &[usize], forget: bool) -> Vec<f32> {
                 heads * values,
             ),
             heads,
-            segments: &segments(&[piece]),
+            segments: &Segment::consecutive(&[piece], 0),
         };
         let mut y = vec![0.0; piece * heads * values];
         op.cpu(&mut [&mut state], &mut y, &Cpu::single())
@@ -230,7 +218,7 @@ fn rounding_points_are_felt() {
         k: Columns::whole(&k, keys),
         v: Columns::whole(&v, 1),
         heads: 1,
-        segments: &segments(&[rows]),
+        segments: &Segment::consecutive(&[rows], 0),
     };
     let (mut state, mut out) = (vec![0.0; 2 * keys], vec![0.0; rows]);
     op.cpu(&mut [&mut state], &mut out, &Cpu::single())

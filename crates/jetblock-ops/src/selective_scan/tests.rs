@@ -39,18 +39,6 @@ struct Outcome {
 }
 
 impl Case {
-    fn segments(&self) -> Vec<Segment> {
-        let mut end = 0;
-        let segment = |&len: &usize| {
-            end += len;
-            Segment {
-                rows: end - len..end,
-                start: 0,
-            }
-        };
-        self.lengths.iter().map(segment).collect()
-    }
-
     /// Runs on painted inputs; all four row inputs are columns of one matrix.
     fn outcome(&self, run: impl Fn(&SelectiveScan, &mut [&mut [f32]], &mut [f32])) -> Outcome {
         let (inner, bc) = (self.heads * self.head_dim, self.groups * self.state_len);
@@ -66,7 +54,7 @@ impl Case {
         };
         let a = decay_rates(&painted(2, self.heads));
         let (dt_bias, d) = (painted(3, self.heads), painted(4, self.heads));
-        let segments = self.segments();
+        let segments = Segment::consecutive(&self.lengths, 0);
         let op = SelectiveScan {
             x: columns(1, inner),
             b: columns(1 + inner, bc),
