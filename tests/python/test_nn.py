@@ -18,7 +18,6 @@ from jetblock.nn import (
     LinearAttentionKernel,
     TemporalCoherenceSkipper,
 )
-from jetblock.nn.dynamic_convolution import pytorch_reference
 
 B, T, D = 3, 37, 32
 
@@ -110,6 +109,15 @@ def test_linear_attention_shares_heads_of_k_and_v() -> None:
     spread = (x.repeat_interleave(2, dim=2) for x in (k, v))
     attention = LinearAttentionKernel()
     assert torch.equal(attention(q, k, v)[0], attention(q, *spread)[0])
+
+
+def pytorch_reference(module: DynamicConvolutionKernel, x: Tensor, generator_input: Tensor) -> Tensor:
+    """The convolution in PyTorch's own operators, without a state."""
+    generator = module.kernel_generator
+    flat = generator.w2(nn.functional.silu(generator.w1(generator_input)))
+    taps = flat.unflatten(-1, (module.hidden_size, module.kernel_size))
+    windows = nn.functional.pad(x.transpose(1, 2), (module.kernel_size - 1, 0)).unfold(2, module.kernel_size, 1)
+    return nn.functional.silu((windows.permute(0, 2, 1, 3) * taps).sum(-1))
 
 
 def test_dynamic_convolution_is_that_of_pytorch() -> None:

@@ -543,8 +543,7 @@ fn operand_kind(name: &str) -> PyResult<OperandKind> {
 }
 
 fn kv_dtype(name: &str) -> PyResult<KvDtype> {
-    let dtypes = [KvDtype::F32, KvDtype::Bf16, KvDtype::Fp8, KvDtype::Nvfp4];
-    let dtype = dtypes.into_iter().find(|dtype| dtype.name() == name);
+    let dtype = KvDtype::ALL.into_iter().find(|dtype| dtype.name() == name);
     dtype.ok_or_else(|| {
         argument(format!(
             "kv is {name:?}, expected \"f32\", \"bf16\", \"fp8\" or \"nvfp4\""

@@ -1,8 +1,6 @@
 """A causal convolution whose taps are made from the text: Gu et al. 2025, "Jet-Nemotron", arXiv 2508.15884."""
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from jetblock import ops
 
@@ -67,16 +65,6 @@ class DynamicConvolutionKernel(nn.Module):
         flat = ops.linear(ops.silu(ops.linear(generator_input, w1.weight)), w2.weight, w2.bias)
         return flat.unflatten(-1, (self.hidden_size, self.kernel_size)).transpose(2, 3).contiguous()
 
-    @torch.no_grad()
     def extra_repr(self) -> str:
         """Its sizes."""
         return f"hidden_size={self.hidden_size}, kernel_size={self.kernel_size}"
-
-
-def pytorch_reference(module: DynamicConvolutionKernel, x: Tensor, generator_input: Tensor) -> Tensor:
-    """The same in PyTorch's own operators, for comparison: without a state, bits as they come."""
-    generator = module.kernel_generator
-    flat = generator.w2(functional.silu(generator.w1(generator_input)))
-    taps = flat.unflatten(-1, (module.hidden_size, module.kernel_size))
-    windows = functional.pad(x.transpose(1, 2), (module.kernel_size - 1, 0)).unfold(2, module.kernel_size, 1)
-    return functional.silu((windows.permute(0, 2, 1, 3) * taps).sum(-1))

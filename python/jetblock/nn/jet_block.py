@@ -94,8 +94,7 @@ class JetBlock(nn.Module):
         q, k = (ops.silu(ops.linear(x, w.weight)).unflatten(-1, heads) for w in (self.q_proj, self.k_proj))
         v, conv = self.dynamic_conv1d(ops.linear(x, self.v_proj.weight), x, None if state is None else state.conv)
         beta = ops.sigmoid(ops.linear(x, self.b_proj.weight))
-        rate = -ops.exp(self.A_log.float())
-        g = rate * ops.softplus(ops.linear(x, self.a_proj.weight).float() + self.dt_bias)
+        g = ops.decay_rates(self.A_log.float()) * ops.softplus(ops.linear(x, self.a_proj.weight).float() + self.dt_bias)
         o, recurrent = ops.gated_delta_rule(
             q,
             k,

@@ -78,7 +78,9 @@ class TemporalCoherenceSkipper(nn.Module):
         if inputs is None or outputs is None:
             # No rows at all.
             return self.module(x, *arguments, **options)
-        self._skips = [0 if row in set(chosen) else skips + 1 for row, skips in enumerate(self._skips)]
+        self._skips = [skips + 1 for skips in self._skips]
+        for row in chosen:
+            self._skips[row] = 0
         if self.reuse == "output":
             return outputs.clone()
         # Where a row was computed x is its input, and the sum would round its result.

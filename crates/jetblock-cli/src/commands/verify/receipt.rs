@@ -106,7 +106,6 @@ fn folder(args: &Args, receipt: &Receipt) -> anyhow::Result<Folder> {
 /// The options under which a receipt's bits came about.
 fn options(contract: &ContractFacts) -> anyhow::Result<Options> {
     let operands = [OperandKind::Bf16, OperandKind::F32];
-    let kv = [KvDtype::F32, KvDtype::Bf16, KvDtype::Fp8, KvDtype::Nvfp4];
     let unknown = |field: &str, got: &str| {
         format!("contract.{field} of the receipt is {got:?}, which this version does not know")
     };
@@ -118,7 +117,8 @@ fn options(contract: &ContractFacts) -> anyhow::Result<Options> {
                 .with_context(|| unknown("operands", &contract.operands))?,
         ),
         kv_dtype: Some(
-            *kv.iter()
+            KvDtype::ALL
+                .into_iter()
                 .find(|dtype| dtype.name() == contract.kv)
                 .with_context(|| unknown("kv", &contract.kv))?,
         ),
