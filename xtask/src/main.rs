@@ -1,6 +1,7 @@
 //! Every developer command: `cargo xtask <command>`. Uses the standard library only, so it builds in seconds.
 
 mod check_ops;
+mod comfyui;
 mod fuzz;
 mod mutants;
 mod python;
@@ -19,6 +20,7 @@ usage: cargo xtask <command>
   rust                 the Rust tests
   python               the second implementation against goldens and the demo model (makes .venv)
   python-package [A..] builds the wheel, installs and tests it (makes target/python); A: pytest's arguments
+  comfyui [A..]        the same for the node pack, in a real ComfyUI
   verify [ARGS]        the invariance matrix on the bundled model
   exhaustive [F..]     elementary functions on all 2^32 inputs (minutes per function)
   golden [--write]     compare the golden vectors, or write them for a new NUMERICS_VERSION
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         "rust" => rust(&shell),
         "python" => python::second_implementation(&shell),
         "python-package" => python_package::run(&shell, rest),
+        "comfyui" => comfyui::run(&shell, rest),
         "verify" => verify(&shell, rest),
         "exhaustive" => exhaustive(&shell, rest),
         "golden" => golden(&shell, rest),
@@ -65,7 +68,9 @@ fn test(shell: &Shell) -> Result<(), String> {
     check(shell)?;
     rust(shell)?;
     python::second_implementation(shell)?;
-    python_package::run(shell, &[])?;
+    let package = python_package::install(shell)?;
+    python_package::check(shell, &package, &[])?;
+    comfyui::check(shell, &package, &[])?;
     verify(shell, &["--quick".to_string()])
 }
 

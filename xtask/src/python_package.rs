@@ -12,30 +12,61 @@ const SOURCES: [&str; 2] = [
     "tests/python/environment/torch_without_cuda.py",
 ];
 
+/// The package, installed in its environment.
+pub(crate) struct Package {
+    python: PathBuf,
+    wheel: PathBuf,
+}
+
+impl Package {
+    /// A command that runs a Python module in the environment.
+    pub(crate) fn module(&self, name: &str) -> Command {
+        let mut command = Command::new(&self.python);
+        command.args(["-m", name]);
+        command
+    }
+
+    /// The environment's folder.
+    pub(crate) fn environment(&self) -> &Path {
+        let binaries = self.python.parent();
+        binaries
+            .and_then(Path::parent)
+            .expect("it ends in bin/python")
+    }
+}
+
 pub(crate) fn run(shell: &Shell, pytest_arguments: &[String]) -> Result<(), String> {
+    check(shell, &install(shell)?, pytest_arguments)
+}
+
+/// Makes the environment, builds the wheel and installs it there.
+pub(crate) fn install(shell: &Shell) -> Result<Package, String> {
     step("Python environment");
     let python = environment(shell)?;
     step("Python wheel");
     let wheel = build_wheel(shell, &python)?;
-    let pip = || {
-        let mut pip = Command::new(&python);
-        pip.args(["-m", "pip", "--quiet", "--disable-pip-version-check"]);
-        pip
-    };
+    let package = Package { python, wheel };
     shell.run(
-        pip()
-            .args(["install", "--no-deps", "--no-index", "--force-reinstall"])
-            .arg(&wheel),
+        package
+            .module("pip")
+            .args(["--quiet", "--disable-pip-version-check", "install"])
+            .args(["--no-deps", "--no-index", "--force-reinstall"])
+            .arg(&package.wheel),
     )?;
+    Ok(package)
+}
+
+/// Lints, types and tests of the installed package.
+pub(crate) fn check(
+    shell: &Shell,
+    package: &Package,
+    pytest_arguments: &[String],
+) -> Result<(), String> {
     step("Python lints and types");
-    let module = |name: &str| {
-        let mut command = Command::new(&python);
-        command.args(["-m", name]);
-        command
-    };
+    let module = |name: &str| package.module(name);
     shell.run(module("ruff").args(["check", "--quiet"]))?;
     shell.run(module("ruff").args(["format", "--check", "--quiet"]))?;
-    shell.run(module("mypy").args(["--no-error-summary", "python/jetblock"]))?;
+    shell.run(module("mypy").args(["--no-error-summary", "python/jetblock", "comfyui_nodes"]))?;
     shell.run(
         module("mypy.stubtest")
             .args(["--concise", "jetblock._core"])
@@ -53,7 +84,7 @@ pub(crate) fn run(shell: &Shell, pytest_arguments: &[String]) -> Result<(), Stri
                 "tests/python",
             ])
             .args(pytest_arguments)
-            .env("JETBLOCK_WHEEL", &wheel),
+            .env("JETBLOCK_WHEEL", &package.wheel),
     )
 }
 

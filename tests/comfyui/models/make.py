@@ -1,0 +1,70 @@
+"""Makes the tiny models that the tests give to ComfyUI.
+
+    python make.py sd3 [--steps 4000]     trains tiny_sd3.safetensors, which is committed (needs scikit-learn)
+    python make.py others FOLDER          builds the others, which the tests do themselves
+
+ComfyUI must be importable.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def start_comfyui() -> None:
+    sys.argv = sys.argv[:1]
+    sys.path[:0] = [str(HERE), str(HERE.parent)]
+    from harness import comfyui_folder
+
+    sys.path.insert(0, str(comfyui_folder()))
+    from comfy.cli_args import args
+
+    args.cpu = True
+
+
+def save(module: object, path: Path, prefix: str = "") -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    state = {
+        prefix + name: value.detach().to(torch.float16).contiguous() for name, value in module.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, path)
+
+
+def train_sd3(steps: int, batch: int) -> None:
+    import sd3
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    net = sd3.new(generator)
+    sd3.train(net, steps, batch, generator, lambda trained: save(trained, HERE / "tiny_sd3.safetensors"))
+
+
+def build_others(folder: Path) -> None:
+    import codec
+
+    save(codec.autoencoder(16), folder / "vae" / "tiny_ae.safetensors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    sd3 = commands.add_parser("sd3")
+    sd3.add_argument("--steps", type=int, default=4000)
+    sd3.add_argument("--batch", type=int, default=24)
+    others = commands.add_parser("others")
+    others.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    start_comfyui()
+    if options.command == "sd3":
+        train_sd3(options.steps, options.batch)
+    else:
+        build_others(options.folder)
+
+
+if __name__ == "__main__":
+    main()

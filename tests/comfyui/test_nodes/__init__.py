@@ -1,0 +1,55 @@
+"""Nodes that only the tests have. ComfyUI loads this folder as a pack of its own."""
+
+from typing import Any
+
+from comfy_api.latest import ComfyExtension, io
+from digits import CLASSES, conditioning
+
+KEPT: dict[str, Any] = {}
+"""What `TestKeep` nodes were given in the last run, by their label."""
+
+
+class TestConditioning(io.ComfyNode):
+    """Conditioning for the tiny models, without a text encoder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestConditioning",
+            category="test",
+            inputs=[io.Int.Input("label", default=0, min=-1, max=CLASSES - 1, tooltip="The digit; -1 is none.")],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, label: int) -> io.NodeOutput:
+        tokens, pooled = conditioning(label)
+        return io.NodeOutput([[tokens, {"pooled_output": pooled}]])
+
+
+class TestKeep(io.ComfyNode):
+    """Keeps a value of any type for the test that ran the graph."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestKeep",
+            category="test",
+            is_output_node=True,
+            inputs=[io.AnyType.Input("value", tooltip="Anything."), io.String.Input("label", tooltip="Its name.")],
+            outputs=[],
+        )
+
+    @classmethod
+    def execute(cls, value: Any, label: str) -> io.NodeOutput:
+        KEPT[label] = value
+        return io.NodeOutput()
+
+
+class TestExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [TestConditioning, TestKeep]
+
+
+async def comfy_entrypoint() -> TestExtension:
+    return TestExtension()
