@@ -8,6 +8,8 @@ use jetblock_benches::{Clock, median, rate};
 use jetblock_numerics::paint::uniform_vec;
 use jetblock_ops::activation::Activation;
 use jetblock_ops::causal_conv1d::{CausalConv1d, Taps};
+use jetblock_ops::gated_delta_rule::GatedDeltaRule;
+use jetblock_ops::linear_attention::LinearAttention;
 use jetblock_ops::rms_norm::RmsNorm;
 use jetblock_ops::rms_norm_gated::RmsNormGated;
 use jetblock_ops::sampling::{Sampling, SamplingParams};
@@ -29,6 +31,9 @@ const KERNEL: usize = 4;
 const INNER: usize = HEADS * HEAD_DIM;
 const CHANNELS: usize = INNER + 2 * GROUPS * STATE_LEN;
 const VOCAB: usize = 131_072;
+/// Heads of layers with linear attention, of 64 like the others.
+const LINEAR_HEADS: usize = 8;
+const LINEAR_INNER: usize = LINEAR_HEADS * HEAD_DIM;
 
 #[derive(Parser)]
 #[command(about = "Operators other than linear and attention, on one thread")]
@@ -55,6 +60,10 @@ fn main() -> anyhow::Result<()> {
     for rows in [1, 2, 256] {
         bench.causal_conv1d(rows)?;
         bench.selective_scan(rows)?;
+    }
+    for rows in [1, 64, 1024] {
+        bench.gated_delta_rule(rows)?;
+        bench.linear_attention(rows)?;
     }
     bench.sampling()
 }
@@ -193,6 +202,58 @@ impl Bench {
         })
     }
 
+    fn gated_delta_rule(&self, rows: usize) -> anyhow::Result<()> {
+        let x = uniform_vec(11, 3 * rows * LINEAR_INNER);
+        let [q, k, v] = [0, 1, 2].map(|i| linear_columns(&x, i));
+        let (decay, beta) = (
+            vec![-0.1; rows * LINEAR_HEADS],
+            vec![0.5; rows * LINEAR_HEADS],
+        );
+        let op = GatedDeltaRule {
+            q,
+            k,
+            v,
+            g: Columns::whole(&decay, LINEAR_HEADS),
+            beta: Columns::whole(&beta, LINEAR_HEADS),
+            groups: LINEAR_HEADS,
+            scale: 0.125,
+            qk_l2norm: true,
+            segments: &[Segment {
+                rows: 0..rows,
+                start: 0,
+            }],
+        };
+        let mut state = vec![0.0; LINEAR_INNER * HEAD_DIM];
+        let mut out = vec![0.0; rows * LINEAR_INNER];
+        let name = format!("gated_delta_rule, {rows} rows");
+        self.measure(&name, "head and token", rows * LINEAR_HEADS, |cpu| {
+            op.cpu(&mut [&mut state], &mut out, cpu)
+        })
+    }
+
+    fn linear_attention(&self, rows: usize) -> anyhow::Result<()> {
+        let x = uniform_vec(12, 3 * rows * LINEAR_INNER);
+        let [q, k, v] = [0, 1, 2].map(|i| linear_columns(&x, i));
+        let op = LinearAttention {
+            q,
+            k,
+            v,
+            heads: LINEAR_HEADS,
+            segments: &[Segment {
+                rows: 0..rows,
+                start: 0,
+            }],
+        };
+        let mut state = vec![0.0; LINEAR_INNER * (HEAD_DIM + 1)];
+        let mut out = vec![0.0; rows * LINEAR_INNER];
+        let name = format!("linear_attention, {rows} rows");
+        self.measure(&name, "head and token", rows * LINEAR_HEADS, |cpu| {
+            // Sums that grow with every call would end as infinities.
+            state.fill(0.0);
+            op.cpu(&mut [&mut state], &mut out, cpu)
+        })
+    }
+
     fn sampling(&self) -> anyhow::Result<()> {
         let logits: Vec<f32> = uniform_vec(10, VOCAB).iter().map(|l| l * 4.0).collect();
         let plain = SamplingParams::default();
@@ -230,5 +291,14 @@ impl Bench {
             })?;
         }
         Ok(())
+    }
+}
+
+/// One of three matrices that lie side by side.
+fn linear_columns(data: &[f32], index: usize) -> Columns<'_> {
+    Columns {
+        data,
+        row_len: 3 * LINEAR_INNER,
+        columns: index * LINEAR_INNER..(index + 1) * LINEAR_INNER,
     }
 }

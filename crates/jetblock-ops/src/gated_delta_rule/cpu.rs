@@ -3,19 +3,16 @@
 //! What a token writes and what the next one reads first are one pass: the state is loaded and stored once for each
 //! token.
 
+use jetblock_numerics::Lanes;
 use jetblock_numerics::math::{exp, rsqrt};
-use jetblock_numerics::{Lanes, canonical};
-use jetblock_simd::{Cpu, Kernel, Simd, TileMut, fp_env};
+use jetblock_simd::{Cpu, Simd, fp_env};
 
 use super::{GatedDeltaRule, L2_EPS};
 use crate::OpError;
 use crate::columns_of_state::{
-    BLOCK, Group, Recurrence, StateShape, VECTORS, add, load_group, strips, write_and_read,
+    BLOCK, Group, Inputs, Piece, Recurrence, Token, VECTORS, add, pass_all, write_and_read,
 };
-use crate::row::{self, load_part, store_part};
-
-/// Elements of q and k that are worth a thread's while.
-const GRAIN: usize = 16 * 1024;
+use crate::row::{self, MAX_LANES, load_part, store_part};
 
 impl GatedDeltaRule<'_> {
     /// The same bits as [`GatedDeltaRule::reference`], faster.
@@ -27,85 +24,26 @@ impl GatedDeltaRule<'_> {
     ) -> Result<(), OpError> {
         self.check_all(states, out)?;
         let _guard = fp_env::Guard::new();
-        let heads = self.heads();
-
-        let width = 2 * self.q.width() + heads;
-        let mut prepared = vec![0.0; self.rows() * width];
-        cpu.par_rows(
-            &mut prepared,
-            width,
-            GRAIN.div_ceil(width),
-            |first, rows| {
-                cpu.run(Prepare {
-                    op: self,
-                    first,
-                    rows,
-                });
-            },
-        );
-
-        let rows: Vec<_> = self.segments.iter().map(|s| s.rows.clone()).collect();
-        let rule = Rule {
-            op: self,
-            prepared: &prepared,
-        };
-        let shape = StateShape {
-            heads,
-            keys: self.key_dim(),
-            values: self.value_dim(),
+        let inputs = Inputs {
+            q: &self.q,
+            k: &self.k,
+            v: &self.v,
+            groups: self.groups,
+            heads: self.heads(),
             row_len: self.value_dim(),
         };
-        let strips = strips(&rule, shape, &rows, states, out);
-        cpu.par_items(strips, |strip| cpu.run(strip));
+        pass_all(self, inputs, self.segments, states, out, cpu);
         Ok(())
     }
-}
 
-/// Rows of `[k [G, K] | q [G, K] | exp(g) [H]]`, k and q as the recurrence takes them.
-struct Prepare<'a> {
-    op: &'a GatedDeltaRule<'a>,
-    first: usize,
-    rows: &'a mut [f32],
-}
-
-impl Kernel for Prepare<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let op = self.op;
-        let (width, keys) = (op.q.width(), op.key_dim());
-        for (i, row) in self
-            .rows
-            .chunks_exact_mut(2 * width + op.heads())
-            .enumerate()
-        {
-            let r = self.first + i;
-            let (unit_k, rest) = row.split_at_mut(width);
-            let (unit_q, decays) = rest.split_at_mut(width);
-            for start in (0..width).step_by(keys) {
-                let head = start..start + keys;
-                let (k, q) = (&op.k.row(r)[head.clone()], &op.q.row(r)[head.clone()]);
-                op.scale_head(simd, k, None, &mut unit_k[head.clone()]);
-                op.scale_head(simd, q, Some(op.scale), &mut unit_q[head]);
-            }
-            let decays = decays.chunks_mut(S::LANES);
-            for (out, g) in decays.zip(op.g.row(r).chunks(S::LANES)) {
-                store_part(simd, exp(load_part(simd, g)), out);
-            }
-        }
-    }
-}
-
-impl GatedDeltaRule<'_> {
     /// One head of q or k: to length 1 where that is asked for, then times `scale`.
     #[inline(always)]
-    fn scale_head<S: Simd>(&self, simd: S, x: &[f32], scale: Option<f32>, out: &mut [f32]) {
+    fn scale_head<S: Simd>(&self, simd: S, x: &mut [f32], scale: Option<f32>) {
         let factor = match self.qk_l2norm {
             true => Some(rsqrt(row::sum_of_squares(simd, x) + L2_EPS)),
             false => None,
         };
-        for (x, out) in x.chunks(S::LANES).zip(out.chunks_mut(S::LANES)) {
+        for x in x.chunks_mut(S::LANES) {
             let mut v = load_part(simd, x);
             if let Some(factor) = factor {
                 v = v.mul(S::F::splat(factor));
@@ -113,73 +51,56 @@ impl GatedDeltaRule<'_> {
             if let Some(scale) = scale {
                 v = v.mul(S::F::splat(scale));
             }
-            store_part(simd, v, out);
+            store_part(simd, v, x);
         }
     }
 }
 
-/// The recurrence, with what was prepared for it.
-struct Rule<'a> {
-    op: &'a GatedDeltaRule<'a>,
-    prepared: &'a [f32],
-}
-
-/// What a token brings, but v.
-#[derive(Clone, Copy)]
-struct Token<'a> {
-    k: &'a [f32],
-    q: &'a [f32],
-    decay: f32,
-    beta: f32,
-}
-
-impl Rule<'_> {
+/// k and q are scaled, the scalars are `exp(g)` and beta.
+impl Recurrence for GatedDeltaRule<'_> {
     #[inline(always)]
-    fn token(&self, r: usize, head: usize) -> Token<'_> {
-        let op = self.op;
-        let width = op.q.width();
-        let row = &self.prepared[r * (2 * width + op.heads())..];
-        let columns = op.key_columns(head);
-        Token {
-            k: &row[columns.clone()],
-            q: &row[width..][columns],
-            decay: row[2 * width + head],
-            beta: op.beta.row(r)[head],
+    fn prepare<S: Simd>(&self, simd: S, piece: &mut Piece<'_>, _: &mut [f32]) {
+        let (first, head) = (piece.first, piece.head);
+        for t in 0..piece.len() {
+            let [k, q] = piece.keys_mut(t);
+            self.scale_head(simd, k, None);
+            self.scale_head(simd, q, Some(self.scale));
+        }
+        let mut decays = [0.0; MAX_LANES];
+        for (i, scalars) in piece.scalars.chunks_mut(S::LANES).enumerate() {
+            let first = first + i * S::LANES;
+            for (r, g) in (first..first + scalars.len()).zip(&mut decays) {
+                *g = self.g.row(r)[head];
+            }
+            simd.store(exp(simd.load(&decays)), &mut decays);
+            for (r, (scalars, decay)) in (first..).zip(scalars.iter_mut().zip(decays)) {
+                *scalars = [decay, self.beta.row(r)[head]];
+            }
         }
     }
-}
 
-impl Recurrence for Rule<'_> {
     #[inline(always)]
-    fn pass_tokens<S: Simd>(&self, simd: S, group: Group<'_>, out: &mut TileMut<'_, f32>) {
+    fn pass<S: Simd>(&self, simd: S, piece: &mut Piece<'_>, group: Group<'_>) {
         let Group {
             state,
             stride,
-            first,
-            head,
-            values,
-            outputs,
+            column,
         } = group;
-        let tokens = out.rows();
-        let mut read = decay_and_read(simd, state, stride, self.token(first, head));
-        for t in 0..tokens {
-            let token = self.token(first + t, head);
-            let v = load_group(simd, &self.op.v.row(first + t)[values.clone()]);
+        let mut read = decay_and_read(simd, state, stride, piece.token(0));
+        for t in 0..piece.len() {
+            let (token, v) = (piece.token(t), piece.load_v(simd, t, column));
+            let beta = S::F::splat(token.scalars[1]);
             let mut u = [S::F::splat(0.0); VECTORS];
             for i in 0..VECTORS {
-                u[i] = S::F::splat(token.beta).mul(v[i].sub(read[i]));
+                u[i] = beta.mul(v[i].sub(read[i]));
             }
-            let o;
-            if t + 1 < tokens {
-                let next = self.token(first + t + 1, head);
-                (o, read) = write_and_decay(simd, state, stride, token, u, next);
+            let out;
+            if t + 1 < piece.len() {
+                (out, read) = write_and_decay(simd, state, stride, token, u, piece.token(t + 1));
             } else {
-                o = write_and_read(simd, state, stride, token.k, token.q, u);
+                out = write_and_read(simd, state, stride, token, u);
             }
-            let out = out.row_mut(t)[outputs.clone()].chunks_mut(S::LANES);
-            for (o, out) in o.iter().zip(out) {
-                store_part(simd, canonical(*o), out);
-            }
+            piece.store_out(simd, t, column, out);
         }
     }
 }
@@ -192,7 +113,7 @@ fn decay_and_read<S: Simd>(
     stride: usize,
     token: Token<'_>,
 ) -> [S::F; VECTORS] {
-    let decay = S::F::splat(token.decay);
+    let decay = S::F::splat(token.scalars[0]);
     let mut total = [S::F::splat(0.0); VECTORS];
     for (rows, k) in state.chunks_mut(BLOCK * stride).zip(token.k.chunks(BLOCK)) {
         let mut chain = [S::F::splat(0.0); VECTORS];
@@ -220,7 +141,7 @@ fn write_and_decay<S: Simd>(
     u: [S::F; VECTORS],
     next: Token<'_>,
 ) -> ([S::F; VECTORS], [S::F; VECTORS]) {
-    let decay = S::F::splat(next.decay);
+    let decay = S::F::splat(next.scalars[0]);
     let (mut out, mut read) = ([S::F::splat(0.0); VECTORS], [S::F::splat(0.0); VECTORS]);
     let keys = token.k.chunks(BLOCK).zip(token.q.chunks(BLOCK));
     let blocks = keys.zip(next.k.chunks(BLOCK));

@@ -3,6 +3,7 @@ use jetblock_simd::Cpu;
 use jetblock_testing::*;
 
 use super::*;
+use crate::columns_of_state::TOKENS;
 
 /// A batch of sequences.
 #[derive(Clone)]
@@ -112,6 +113,28 @@ fn cpu_equals_reference() {
         }
         .assert_cpu_equals_reference();
     }
+}
+
+#[test]
+fn tokens_beyond_a_piece_equal_the_reference() {
+    for values in [5, 40, 64] {
+        Case {
+            values,
+            lengths: vec![2 * TOKENS + 17, 1, TOKENS, 0, TOKENS + 1, 3 * TOKENS - 1],
+            every: 2000,
+            ..Case::default()
+        }
+        .assert_cpu_equals_reference();
+    }
+    // So many keys that fewer tokens are a piece.
+    Case {
+        keys: 3000,
+        heads: 1,
+        values: 3,
+        lengths: vec![2 * TOKENS + 1],
+        ..Case::default()
+    }
+    .assert_cpu_equals_reference();
 }
 
 /// One sequence of 21 tokens in pieces: all rows, then the last state.
