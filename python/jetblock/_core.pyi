@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Final, final
 
 __all__ = [
+    "LINEAR_ATTENTION_EPS",
     "NUMERICS_VERSION",
     "VERSION",
     "Generation",
@@ -51,6 +52,7 @@ __all__ = [
     "upsample",
 ]
 
+LINEAR_ATTENTION_EPS: Final[float]
 NUMERICS_VERSION: Final[int]
 VERSION: Final[str]
 

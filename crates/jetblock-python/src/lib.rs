@@ -34,6 +34,8 @@ mod _core {
     use crate::pool::{get_cpu, set_cpu};
 
     #[pymodule_export]
+    const LINEAR_ATTENTION_EPS: f32 = jetblock_ops::linear_attention::EPS;
+    #[pymodule_export]
     const NUMERICS_VERSION: u32 = jetblock_numerics::NUMERICS_VERSION;
     #[pymodule_export]
     const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from jetblock import ops
-
-EPS = 1e-6
+from jetblock._core import LINEAR_ATTENTION_EPS
 
 
 class LinearAttentionKernel(nn.Module):
@@ -48,7 +47,7 @@ class LinearAttentionKernel(nn.Module):
         _, state = ops.linear_attention(q, k, v)
         q = feature_map(q).transpose(1, 2)
         sums, z = state[..., :-1], state[..., -1]
-        divisors = ops.sum(q * z[:, :, None, :])[..., None] + EPS
+        divisors = ops.sum(q * z[:, :, None, :])[..., None] + LINEAR_ATTENTION_EPS
         return (ops.matmul(q, sums) / divisors).transpose(1, 2).to(v.dtype), state
 
 
