@@ -114,6 +114,7 @@ class ComfyUI:
         Raises:
             ValueError: ComfyUI refuses the workflow; the message is what it says.
             RuntimeError: A node failed; likewise.
+            InterruptedError: Somebody pressed cancel.
         """
         self.runs += 1
         identifier = str(self.runs)
@@ -128,6 +129,8 @@ class ComfyUI:
         executor = self.execution.PromptExecutor(Client(self), cache_type=none, cache_args=kept)
         executor.execute(prompt, identifier, extra or {}, outputs)
         if not executor.success:
+            if any(event == "execution_interrupted" for event, _ in executor.status_messages):
+                raise InterruptedError
             [failure] = [data for event, data in executor.status_messages if event == "execution_error"]
             raise RuntimeError(f"{failure['node_type']}: {failure['exception_type']}: {failure['exception_message']}")
         return executor.history_result["outputs"]
