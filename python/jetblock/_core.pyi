@@ -37,6 +37,7 @@ __all__ = [
     "moe_combine",
     "moe_router",
     "power",
+    "randn",
     "reduce",
     "rms_norm",
     "rms_norm_gated",
@@ -123,6 +124,7 @@ def rope(
     inverse_frequencies: Sequence[float] | None,
     out: Any,
 ) -> None: ...
+def randn(seeds: Any, images: Any, step: int, out: Any) -> None: ...
 def sample(
     logits: Any,
     seeds: Any,

@@ -19,7 +19,7 @@ import jetblock
 import jetblock.torch_ops
 from jetblock import ops
 from jetblock.ops._registry import OPERATORS
-from tests.second_implementation import arith, functions, reduce, sampling
+from tests.second_implementation import arith, functions, reduce, sampling, torch_ops
 from tests.second_implementation import ops as second
 
 F32 = np.float32
@@ -100,6 +100,11 @@ def second_router(logits: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, ...
     router = second.Router(np.eye(logits.shape[1], dtype=F32), bias, 3, 4, 2, True, 2.5, 0)
     rows = router(logits, 0)
     return tuple(np.array([[pair[i] for pair in row] for row in rows], kind) for i, kind in ((0, np.int64), (1, F32)))
+
+
+def second_randn(seeds: np.ndarray, images: np.ndarray) -> np.ndarray:
+    rows = zip(seeds.tolist(), images.tolist(), strict=True)
+    return np.stack([torch_ops.randn(seed % 2**64, image, 5, (4, 1, 3, 9))[:, 0] for seed, image in rows])
 
 
 def second_sample(logits: np.ndarray, seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -190,6 +195,7 @@ CASES: dict[str, tuple[tuple[np.ndarray, ...], dict[str, Any], Callable[..., Any
         {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.01},
         second_sample,
     ),
+    "randn": ((np.array([1, -2, 3]), np.array([0, 1, 2])), {"size": [4, 3, 9], "step": 5}, second_randn),
     **TORCH_CASES,
 }
 UPDATES = {
@@ -496,6 +502,9 @@ MISTAKES = [
     ),
     (lambda: ops.moe_router(paint(2, 8) * np.nan, paint(8), num_experts_per_tok=2), "logits .* is NaN at index 0"),
     (lambda: ops.sample(paint(1, 8), np.array([1]), np.array([-1])), "a position is -1"),
+    (lambda: ops.randn(np.array([1]), np.array([1]), [1, 2, 3, 4, 5]), "size has 5 dimensions, expected 1 to 4"),
+    (lambda: ops.randn(np.array([1]), np.array([1, 2]), [4]), r"images has shape \[2\], expected \[1\]"),
+    (lambda: ops.randn(np.array([1]), np.array([1]), [4], step=1 << 24), "step is 16777216, expected below 2\\^24"),
     (lambda: ops.sample(paint(1, 8), np.array([1]), np.array([1]), top_p=2.0), "top_p is 2"),
 ]
 

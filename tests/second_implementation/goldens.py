@@ -327,6 +327,10 @@ def torch_pow(e, wrong=False):
     return torch_ops.pow_scalar(_painted(e["seed"], (e["count"],)), e["exponent"], general=wrong)
 
 
+def torch_randn(e, wrong=False):
+    return torch_ops.randn(e["seed_high"] << 32 | e["seed"], e["image"], e["step"], e["size"], rows_first=wrong)
+
+
 def torch_upsample(e, wrong=False):
     x = _painted(e["seed"], (e["images"], *e["input_size"]))
     return torch_ops.upsample(x, e["output_size"], e["mode"], e["align_corners"], e["scale_factor"], depth_first=wrong)
@@ -351,6 +355,7 @@ TORCH = {
     "sort": torch_sort,
     "sdpa": torch_sdpa,
     "pow": torch_pow,
+    "randn": torch_randn,
     "upsample": torch_upsample,
     "pool": torch_pool,
 }

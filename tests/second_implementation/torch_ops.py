@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from . import functions, reduce
+from . import functions, reduce, rng
 from .arith import F32, F64, canonical, f32, fma, max_last, maximum, neg, operand
 
 
@@ -66,6 +66,66 @@ def _standardize(rows, eps, one_pass=False):
     variance = reduce.sum_of_squares(rows) / count - mean * mean if one_pass else reduce.sum_of_squares(d) / count
     r = F32(1) / np.sqrt(variance + F32(eps))
     return d * r[..., None]
+
+
+def randn(seed, image, step, size, rows_first=False):
+    """[C, T, H, W] of one image; section 6. `rows_first` counts the places row after row, for a control."""
+    places = np.array(list(itertools.product(*map(range, size))), dtype=np.uint64).reshape(-1, 4)
+    y = np.zeros(len(places), F32)
+    for n, (c, t, row, x) in enumerate(places.tolist()):
+        position = (n // 4) if rows_first else (c << 48 | t << 32 | row << 16 | x // 4)
+        w = rng.words(seed, position, image, 2 + 256 * step)
+        a, b = w[:2] if x % 4 < 2 else w[2:]
+        u = fma(F32(a), F32(2.0**-32), F32(2.0**-33))
+        r = np.sqrt(F32(-2) * functions.log(u))
+        theta = (F32(b >> 8) * F32(2.0**-24)) * np.uint32(0x40C90FDB).view(F32)
+        y[n] = r * (functions.sin(theta) if x % 2 else functions.cos(theta))
+    return y.reshape(size)
+
+
+def sampler(name, denoise, noise, sigmas, x, flow, eta, s_noise):
+    """A walk of section 13.8; `denoise(x, sigma)` and `noise(step)` give f32 arrays."""
+    near_one = 0.9999
+    log = lambda v: float(functions.log(np.array([v], F32))[0])
+    power = lambda v, e: float(pow_scalar(np.array([v], F32), F32(e))[0])
+    toward = lambda x, d, a, t: d + (x - d) * F32(t / a)
+    signal = lambda v: 1.0 - v if flow else 1.0
+    last, last_length = None, None
+    for i, (a, b) in enumerate(zip(sigmas[:-1], sigmas[1:])):
+        d = denoise(x, a)
+        up = 0.0
+        if name == "euler":
+            x = toward(x, d, a, b)
+        elif name == "dpmpp_2m":
+            length = log(a / b) if b else 0.0
+            x = toward(x, d + (d - last) * F32(length / (2 * last_length)) if i and b else d, a, b)
+            last_length = length
+        elif name == "dpmpp_2m_sde":
+            if not b:
+                return d
+            near = min(a, near_one) if flow else a
+            fall = (b * signal(near)) / (near * signal(b))
+            length, gain = -log(fall), signal(b) * (1 - power(fall, 1 + eta))
+            y = x * F32((b / a) * power(fall, eta)) + d * F32(gain)
+            x = y + (d - last) * F32((gain * length) / (2 * last_length)) if i else y
+            up, last_length = b * np.sqrt(1 - power(fall, 2 * eta)), length
+        else:
+            if flow:
+                down = b * (1 + (b / a - 1) * eta)
+                keep = (1 - b) / (1 - down)
+                up = np.sqrt(max(b * b - down * down * keep * keep, 0.0))
+            else:
+                up = min(b, eta * np.sqrt((b * b * (a * a - b * b)) / (a * a)))
+                down, keep = np.sqrt(b * b - up * up), 1.0
+            if name == "dpmpp_2s_ancestral" and down > 0:
+                middle = (near_one if a >= 1 else 1 / (1 + np.sqrt((1 - a) / a * (1 - down) / down))) if flow else np.sqrt(a * down)
+                d = denoise(toward(x, d, a, middle), middle)
+            x = toward(x, d, a, down)
+            x = x * F32(keep) if keep != 1 else x
+        if up * s_noise > 0:
+            x = x + noise(i) * F32(up * s_noise)
+        last = d
+    return x
 
 
 def layer_norm(x, weight, bias, eps, weight_first=False):

@@ -2,6 +2,8 @@
 //!
 //! The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", 2011).
 
+use crate::{fma, math};
+
 const MULTIPLIER_0: u32 = 0xD251_1F53;
 const MULTIPLIER_1: u32 = 0xCD9E_8D57;
 const WEYL_0: u32 = 0x9E37_79B9;
@@ -44,6 +46,8 @@ pub mod domain {
     pub const TIE: u32 = 0;
     /// Choice of the next token.
     pub const TOKEN: u32 = 1;
+    /// Normal variates; the step is in the bits above the lowest eight.
+    pub const NORMAL: u32 = 2;
 }
 
 /// The four words of a draw. The key is the seed: word 0 its low half, word 1 its high half.
@@ -78,4 +82,18 @@ pub fn mulhi64(a: u64, b: u64) -> u64 {
 /// A uniform f32 in [0, 1): the upper 24 bits of a word, times 2^-24. Exact.
 pub fn unit_f32(word: u32) -> f32 {
     (word >> 8) as f32 * f32::from_bits(0x3380_0000)
+}
+
+/// Two independent standard normal variates of two words (Box and Muller, "A note on the generation of random normal
+/// deviates", 1958). The first word decides how far out they are, at most 6.8.
+pub fn normal_pair(distance: u32, direction: u32) -> [f32; 2] {
+    // (word + 1/2) 2^-32, which is never 0.
+    let u = fma(
+        distance as f32,
+        f32::from_bits(0x2F80_0000),
+        f32::from_bits(0x2F00_0000),
+    );
+    let radius = (-2.0 * math::log(u)).sqrt();
+    let angle = unit_f32(direction) * std::f32::consts::TAU;
+    [radius * math::cos(angle), radius * math::sin(angle)]
 }

@@ -26,6 +26,7 @@ pub mod linear_attention;
 pub mod matmul;
 pub mod moe;
 pub mod pool;
+pub mod randn;
 pub mod reduce;
 pub mod rms_norm;
 pub mod rms_norm_gated;

@@ -92,6 +92,7 @@ __all__ = [
     "moe_router",
     "pack_weight",
     "pow",
+    "randn",
     "relu2",
     "rms_norm",
     "rms_norm_gated",
@@ -543,6 +544,30 @@ def sample(
         `[R]` int64.
     """
     return call("sample", logits, seeds, positions, temperature, top_k, top_p, min_p)
+
+
+def randn(seeds: "Array", images: "Array", size: Sequence[int], *, step: int = 0) -> "Array":
+    """Standard normal variates, each a function of its seed, image, step and place alone.
+
+    An image has the same ones in every batch, and at the same place in an image of another size; they are the same on
+    every machine. Box-Muller on Philox4x32-10 (NUMERICS.md, section 6).
+
+    Args:
+        seeds: Seed of each image, `[B]` int64; a seed of 2^63 and more is the negative number with its bits.
+        images: Which image of its seed each is, `[B]` int64, at least 0 and below 2^32.
+        size: Size of an image: `[C, T, H, W]`, `[C, H, W]`, `[C, W]` or `[W]`.
+        step: Which of an image's noises, below 2^24.
+
+    Returns:
+        `[B, *size]`.
+
+    >>> import numpy as np
+    >>> one = randn(np.array([7]), np.array([3]), (4, 8, 8))
+    >>> four = randn(np.full(4, 7), np.arange(4), (4, 9, 9))
+    >>> bool((four[3:, :, :8, :8] == one).all())
+    True
+    """
+    return call("randn", seeds, images, list(size), step)
 
 
 def set_weight_cache_limit(limit: int) -> None:

@@ -333,3 +333,10 @@ def sample(
     out = on.empty(logits.shape[:1], logits, "int64")
     on.run(_core.sample, logits, seeds, positions, temperature, top_k, top_p, min_p, out)
     return out
+
+
+@operator("(Tensor seeds, Tensor images, int[] size, int step=0) -> Tensor")
+def randn(on: On, seeds: Any, images: Any, size: Sequence[int], step: int = 0) -> Any:
+    out = on.empty((seeds.shape[0], *size), seeds, "float32")
+    on.run(_core.randn, seeds, images, step, out)
+    return out

@@ -8,6 +8,7 @@ mod along;
 mod convolution;
 mod grid;
 mod norm;
+mod random;
 mod rows;
 mod sequence;
 mod shape;
@@ -27,6 +28,7 @@ pub(crate) use along::{cumsum, reduce, topk};
 pub(crate) use convolution::{PackedConv, conv};
 pub(crate) use grid::{adaptive_avg_pool, avg_pool, upsample};
 pub(crate) use norm::{group_norm, layer_norm};
+pub(crate) use random::randn;
 pub(crate) use rows::{activation, power, rms_norm, rms_norm_gated, softmax, swiglu};
 pub(crate) use sequence::{
     attention, causal_conv1d, decay_rates, dynamic_causal_conv1d, gated_delta_rule,

@@ -1,0 +1,8 @@
+"""What diffusion models need beside the network, on tensors alone: noise, samplers, manifests of runs.
+
+The nodes for ComfyUI are made of these; they need PyTorch and nothing of ComfyUI.
+
+- `noise`: noise that belongs to an image, whatever its batch.
+- `samplers`: the walk from noise to image, with such noise, in f32 and in a stated order.
+- `manifest`: what a run was made of and what came out, and why two runs differ.
+"""
