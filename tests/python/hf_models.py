@@ -48,6 +48,18 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen2": ("Qwen2Config", LLAMA),
     "qwen3": ("Qwen3Config", LLAMA),
+    "qwen2_moe": (
+        "Qwen2MoeConfig",
+        {
+            **LLAMA,
+            "num_experts": 8,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 96,
+            "shared_expert_intermediate_size": 128,
+            "mlp_only_layers": [1],
+            "num_hidden_layers": 3,
+        },
+    ),
     "qwen3_moe": (
         "Qwen3MoeConfig",
         {**LLAMA, "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 96, "norm_topk_prob": True},

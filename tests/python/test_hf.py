@@ -117,6 +117,28 @@ def test_bits_do_not_depend_on_the_schedule(name: str, dtype: torch.dtype) -> No
     assert len({bits(row) for row in ours["alone"]}) == TOKENS
 
 
+@pytest.mark.parametrize("name", ["llama", "nemotron_h"])
+def test_rows_of_many_lengths_run_together(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = jetblock.optimize(make(name))
+    real = [slice(0, 21), slice(4, 12), slice(8, 21), slice(13, 21), slice(0, 13), slice(20, 21)]
+    ids, mask = torch.zeros(6, TOKENS, dtype=torch.int64), torch.zeros(6, TOKENS, dtype=torch.int64)
+    for row, place in enumerate(real):
+        ids[row, place], mask[row, place] = ids_of(10 + row)[0, place], 1
+    alone = [call(model, ids[row : row + 1, place], use_cache=False).logits[0] for row, place in enumerate(real)]
+    batches = []
+    attention = ops.attention
+    monkeypatch.setattr(
+        ops, "attention", lambda q, *rest, **options: batches.append(len(q)) or attention(q, *rest, **options)
+    )
+    whole = call(model, ids, mask, use_cache=False).logits
+    assert batches == [6] * batches.count(6)
+    # No single token: transformers has no mask for one, since prompts come before.
+    split = in_pieces(model, ids, [9, 2, 10], mask)
+    assert 1 < max(batches[-model.config.num_hidden_layers :]) < 6
+    for row, place in enumerate(real):
+        assert bits(whole[row, place]) == bits(split[row, place]) == bits(alone[row])
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_close_to_the_original(name: str) -> None:
     model = make(name)
@@ -303,7 +325,9 @@ def test_layers_alone() -> None:
     a, b = torch.randn(2, 3, 5, 40), torch.randn(3, 40, 6)
     assert torch.allclose(matmul(a, b), a @ b, atol=1e-4)
     assert bits(matmul(a, b)[1, 2, 3:4].contiguous()) == bits(matmul(a[1, 2, 3:4], b[2]))
-    assert matmul(a[:0], b).shape == (0, 3, 5, 6)
+    assert bits(matmul(a, b)[1, 2]) == bits(ops.linear(a[1, 2], b[2].t()))
+    assert bits(matmul(a, b[2])[1, 2]) == bits(matmul(a, b)[1, 2])
+    assert matmul(a[:0], b).shape == matmul(a[:0], b[2]).shape == (0, 3, 5, 6)
     for ours, theirs in (
         (hf.BatchInvariantSiLU(), torch.nn.functional.silu),
         (hf.BatchInvariantGELU(), torch.nn.functional.gelu),
@@ -340,8 +364,9 @@ def test_the_state_is_f32() -> None:
 
 
 def test_ties_go_to_the_lower_expert() -> None:
-    for name in ("nemotron_h_moe", "qwen3_moe"):
-        model = make(name, **({"n_group": 1, "topk_group": 1} if name == "nemotron_h_moe" else {}))
+    for name in ("nemotron_h_moe", "qwen2_moe", "qwen3_moe"):
+        changes = {"qwen2_moe": {"norm_topk_prob": True}, "nemotron_h_moe": {"n_group": 1, "topk_group": 1}}
+        model = make(name, **changes.get(name, {}))
         routers = [module for module in model.modules() if type(module).__name__.endswith(("TopkRouter", "TopKRouter"))]
         routers[0].weight[3] = routers[0].weight[6]
         if name == "nemotron_h_moe":
@@ -371,6 +396,24 @@ def test_the_softmax_router_is_the_contract_s(norm_topk_prob: bool) -> None:  # 
     assert given_weights.numpy().tobytes() == weights.tobytes()
     with pytest.raises(jetblock.ArgumentError, match="NaN"):
         router(x * torch.nan)
+
+
+def test_the_gate_of_the_shared_expert() -> None:
+    model = make("qwen2_moe")
+    block = model.model.layers[0].mlp
+    x = torch.randn(1, 9, 192, generator=torch.Generator().manual_seed(2))
+    original = block(x)
+    jetblock.optimize(model, jetblock.JetBlockConfig(deterministic_mode=False, enable_fixed_split_attention=False))
+    assert isinstance(block, hf.DeterministicSharedExpert)
+    assert torch.allclose(block(x), original, atol=1e-5)
+    _, weights, experts = block.gate(x[0])
+    gate = ops.sigmoid(ops.linear(x[0], block.shared_expert_gate.weight))
+    expected = block.experts(x[0], experts, weights) + gate * block.shared_expert(x[0])
+    assert bits(block(x)[0]) == bits(expected)
+    assert bits(block(x)[:, 4:5].contiguous()) == bits(block(x[:, 4:5]))
+    # The gate is felt.
+    block.shared_expert_gate.weight.neg_()
+    assert bits(block(x)[0]) != bits(expected)
 
 
 def test_splits_are_part_of_the_request() -> None:
@@ -515,6 +558,11 @@ def test_the_detector() -> None:
     assert analysis.parameters == inside + 2 * VOCABULARY * 192 + 192
     assert str(analysis).startswith("nemotron_h: 4 layers ME*E, ")
     assert hf.HybridLayerDetector.analyze(make("qwen3_moe")).pattern == "*E*E"
+    shared = hf.HybridLayerDetector.analyze(make("qwen2_moe"))
+    assert (shared.pattern, shared.not_covered) == ("*E*-*E", [])
+    drop_ins = {r.name: r.drop_in for r in shared.replacements}
+    assert drop_ins["model.layers.0.mlp"] is hf.DeterministicSharedExpert
+    assert drop_ins["model.layers.0.mlp.shared_expert_gate"] is hf.BatchInvariantLinear
     assert hf.HybridLayerDetector.analyze(make("llama")).pattern == "*-*-"
 
 

@@ -18,7 +18,7 @@ from jetblock.hf.detector import Analysis, HybridLayerDetector, Layer, Replaceme
 from jetblock.hf.kv_cache import NVFP4Quantizer
 from jetblock.hf.linear import BatchInvariantLinear, BatchInvariantMatMul
 from jetblock.hf.mamba2 import DeterministicMamba2Mixer, Mamba2LayerWrapper
-from jetblock.hf.moe import DeterministicExperts, DeterministicMoERouter
+from jetblock.hf.moe import DeterministicExperts, DeterministicMoERouter, DeterministicSharedExpert
 from jetblock.hf.rms_norm import BatchInvariantRMSNorm
 from jetblock.hf.rotary import BatchInvariantRotaryEmbedding
 
@@ -36,6 +36,7 @@ __all__ = [
     "DeterministicExperts",
     "DeterministicMamba2Mixer",
     "DeterministicMoERouter",
+    "DeterministicSharedExpert",
     "FixedSplitAttention",
     "HybridLayerDetector",
     "JetBlockConfig",

@@ -12,7 +12,7 @@ from jetblock.hf.config import JetBlockConfig
 from jetblock.hf.detector import FAMILIES, Analysis, HybridLayerDetector, Replacement
 from jetblock.hf.kv_cache import QuantizedKVModel
 from jetblock.hf.mamba2 import DeterministicMamba2Mixer
-from jetblock.hf.moe import DeterministicExperts, DeterministicMoERouter
+from jetblock.hf.moe import DeterministicExperts, DeterministicMoERouter, DeterministicSharedExpert
 from jetblock.ops._weights import CACHE
 
 # A PreTrainedModel; typed so that what it is comes back.
@@ -86,8 +86,9 @@ def _check_weights(model: Any) -> None:
 
 
 def _check(model: Any, analysis: Analysis, config: JetBlockConfig) -> None:
+    # Some families say 0 for none.
     window = getattr(model.config, "sliding_window", None)
-    if config.enable_fixed_split_attention and window is not None:
+    if config.enable_fixed_split_attention and window:
         raise ArgumentError(f"the model's sliding_window is {window}, expected none: attention sees all keys")
     packed = {id(weight): weight.nbytes for weight in model.parameters() if weight.ndim in (2, 3)}
     limit = ops.weight_cache_stats()["limit"]
@@ -118,7 +119,7 @@ def _chosen(replacements: list[Replacement], config: JetBlockConfig) -> list[Rep
     if config.enable_mamba2_determinism:
         asked.add(DeterministicMamba2Mixer)
     if config.enable_moe_determinism:
-        asked |= {DeterministicMoERouter, DeterministicExperts}
+        asked |= {DeterministicMoERouter, DeterministicExperts, DeterministicSharedExpert}
     roots = tuple(replacement.name for replacement in replacements if replacement.drop_in in asked)
     # With what is inside: projections and activations.
     return [r for r in replacements if r.name in roots or r.name.startswith(tuple(f"{root}." for root in roots))]

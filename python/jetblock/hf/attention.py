@@ -12,6 +12,7 @@ from transformers.masking_utils import causal_mask_function
 
 from jetblock import ops
 from jetblock._errors import ArgumentError
+from jetblock.hf._padding import back, real_first
 
 
 class FixedSplitAttention:
@@ -90,13 +91,18 @@ class FixedSplitAttention:
         key, value = key[:, :keys], value[:, :keys]
         if bool(mask.all()):
             return ops.attention(query, key, value, split=self.split)
-        out = torch.zeros_like(query, memory_format=torch.contiguous_format)
-        for row, real in enumerate(mask):
-            asking = real[keys - query.shape[1] :]
-            if bool(asking.any()):
-                own = (query[row, asking], key[row, real], value[row, real])
-                out[row, asking] = ops.attention(*(array[None] for array in own), split=self.split)[0]
-        return out
+        asking = mask[:, keys - query.shape[1] :]
+        past = mask.sum(1) - asking.sum(1)
+        query, key, value = real_first(asking, query), real_first(mask, key), real_first(mask, value)
+        out = torch.zeros_like(query)
+        # Rows with equally many keys before their queries run together: what a shorter one lacks stands behind what it
+        # has, where no query looks.
+        for length in past[asking.any(1)].unique().tolist():
+            rows = past == length
+            queries = int(asking[rows].sum(1).max())
+            own = (query[rows, :queries], *(array[rows, : length + queries] for array in (key, value)))
+            out[rows, :queries] = ops.attention(*own, split=self.split)
+        return back(asking, out)
 
 
 def _check(
@@ -129,12 +135,16 @@ def key_mask(
     kv_offset: int = 0,
     mask_function: Any = causal_mask_function,
     attention_mask: torch.Tensor | None = None,
+    local_size: int | None = None,
     **_: Any,
 ) -> torch.Tensor | None:
     """Which keys are real, `[B, S]` up to the last query; None where all are.
 
     Called by transformers' `create_causal_mask`. A cache of fixed length has keys behind the last query: they are cut.
     """
+    if local_size == 0:
+        # Qwen 2 MoE without windows makes a mask for a window of no keys, and uses it in no layer.
+        return torch.zeros(batch_size, kv_length, dtype=torch.bool)
     if mask_function is not causal_mask_function:
         raise ArgumentError(
             "jetblock attention: the mask is not the plain causal one (packed sequences, a window or blocks), expected"

@@ -11,13 +11,20 @@ from jetblock.hf.activation import ACTIVATIONS
 from jetblock.hf.attention import FixedSplitAttention
 from jetblock.hf.linear import BatchInvariantLinear
 from jetblock.hf.mamba2 import DeterministicMamba2Mixer, is_mamba2_mixer
-from jetblock.hf.moe import EXPERTS, ROUTERS, DeterministicExperts, DeterministicMoERouter
+from jetblock.hf.moe import (
+    EXPERTS,
+    ROUTERS,
+    SHARED_EXPERTS,
+    DeterministicExperts,
+    DeterministicMoERouter,
+    DeterministicSharedExpert,
+)
 from jetblock.hf.rms_norm import BatchInvariantRMSNorm, is_rms_norm
 from jetblock.hf.rotary import BatchInvariantRotaryEmbedding, is_rotary_embedding
 
 # Families whose whole forward pass is known: whatever is not in a module that gets replaced is exact in PyTorch
 # (additions and products of elements, copies) and the same for every row.
-FAMILIES = ("llama", "mamba2", "mistral", "mixtral", "nemotron_h", "qwen2", "qwen3", "qwen3_moe")
+FAMILIES = ("llama", "mamba2", "mistral", "mixtral", "nemotron_h", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
 LETTERS = {"mamba2": "M", "attention": "*", "mlp": "-", "moe": "E"}
 # They choose and copy, and do not compute.
 EXACT = (nn.Embedding, nn.Identity, nn.Dropout, nn.ReLU)
@@ -161,6 +168,7 @@ def drop_in_for(module: nn.Module) -> type | None:
         (type(module) is nn.Linear, BatchInvariantLinear),
         (name in ROUTERS, DeterministicMoERouter),
         (name in EXPERTS, DeterministicExperts),
+        (name in SHARED_EXPERTS, DeterministicSharedExpert),
         (name in ACTIVATIONS, ACTIVATIONS.get(name, nn.Module)),
         (is_rotary_embedding(module), BatchInvariantRotaryEmbedding),
         (is_rms_norm(module), BatchInvariantRMSNorm),

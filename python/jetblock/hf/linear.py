@@ -24,9 +24,7 @@ class BatchInvariantMatMul(nn.Module):
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """`[.., M, K]` and `[.., K, N]`, leading dimensions broadcast, to `[.., M, N]`."""
         if b.ndim == 2:
-            return ops.linear(a, b.t())
+            # One matrix of all rows.
+            return ops.matmul(a.flatten(0, -2), b).view(*a.shape[:-1], b.shape[-1])
         lead = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        a, b = a.expand(*lead, *a.shape[-2:]), b.expand(*lead, *b.shape[-2:])
-        pairs = zip(a.flatten(0, -3), b.flatten(0, -3), strict=True)
-        products = [ops.linear(rows, columns.t()) for rows, columns in pairs]
-        return torch.stack(products).view(*lead, a.shape[-2], b.shape[-1]) if products else a @ b
+        return ops.matmul(a.expand(*lead, *a.shape[-2:]), b.expand(*lead, *b.shape[-2:]))

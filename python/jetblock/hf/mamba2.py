@@ -7,6 +7,7 @@ from torch import nn
 
 from jetblock import ops
 from jetblock._errors import ArgumentError
+from jetblock.hf._padding import back, real_first
 from jetblock.hf._swap import become, restore_module
 
 
@@ -118,19 +119,21 @@ class DeterministicMamba2Mixer(nn.Module):
         state: torch.Tensor | None,
         mask: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Each row's real tokens as a sequence of their own."""
+        """Each row's real tokens as a sequence of their own: together up to where the first row ends, and so on."""
         batch, tokens, _ = inputs.shape
         y = torch.zeros(batch, tokens, self.intermediate_size)
         if state is None:
             state = torch.zeros(batch, self.num_heads, self.ssm_state_size, self.head_dim).transpose(-1, -2)
-        windows = window.clone()
-        states = state.clone()
-        for row, real in enumerate(mask):
-            if bool(real.any()):
-                own = slice(row, row + 1)
-                y[own, real], states[own] = self._scan(inputs[own, real], dt[own, real], window[own], states[own])
-                windows[own] = torch.cat([window[own], inputs[own, real]], dim=1)[:, -self.conv_kernel_size :]
-        return y, windows, states
+        windows, states = window.clone(), state.clone()
+        inputs, dt, counts = real_first(mask, inputs), real_first(mask, dt), mask.sum(1)
+        start = 0
+        for end in counts[counts > 0].unique().tolist():
+            rows = counts >= end
+            new = inputs[rows, start:end]
+            y[rows, start:end], states[rows] = self._scan(new, dt[rows, start:end], windows[rows], states[rows])
+            windows[rows] = torch.cat([windows[rows], new], dim=1)[:, -self.conv_kernel_size :]
+            start = end
+        return back(mask, y), windows, states
 
 
 class Mamba2LayerWrapper:

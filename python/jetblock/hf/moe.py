@@ -12,7 +12,7 @@ class DeterministicMoERouter(nn.Module):
     """Chooses a token's experts by its own logits; ties go to the lower expert, the chosen stand in ascending order.
 
     Logits are f32 whatever the model's dtype. It takes the place of `NemotronHTopkRouter` (sigmoid scores, groups) and
-    of the routers of Qwen 3 MoE and Mixtral (softmax): NUMERICS.md, section 9.
+    of the routers of Qwen 2 MoE, Qwen 3 MoE and Mixtral (softmax): NUMERICS.md, section 9.
     """
 
     weight: nn.Parameter
@@ -65,7 +65,7 @@ class DeterministicMoERouter(nn.Module):
 class DeterministicExperts(nn.Module):
     """The chosen experts' answers, summed by ascending expert: `acc = fma(weight, answer, acc)`, in f32.
 
-    It takes the place of the experts of NemotronH (two matrices) and of Qwen 3 MoE and Mixtral (with a gate).
+    It takes the place of the experts of NemotronH (two matrices), Qwen 2 MoE, Qwen 3 MoE and Mixtral (with a gate).
     """
 
     up_proj: nn.Parameter
@@ -109,5 +109,26 @@ class DeterministicExperts(nn.Module):
         return matrices
 
 
-ROUTERS = ("NemotronHTopkRouter", "Qwen3MoeTopKRouter", "MixtralTopKRouter")
-EXPERTS = ("NemotronHExperts", "Qwen3MoeExperts", "MixtralExperts")
+class DeterministicSharedExpert(nn.Module):
+    """A mixture's answer plus that of an expert for every token, times the sigmoid of a gate of its own.
+
+    It takes the place of the mixture of Qwen 2 MoE, whose parts are drop-ins too.
+    """
+
+    gate: nn.Module
+    experts: nn.Module
+    shared_expert: nn.Module
+    shared_expert_gate: nn.Module
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`[B, T, D]` to the same."""
+        rows = hidden_states.flatten(0, -2)
+        _, weights, experts = self.gate(rows)
+        shared = ops.sigmoid(self.shared_expert_gate(rows)) * self.shared_expert(rows)
+        answer: torch.Tensor = self.experts(rows, experts, weights) + shared
+        return answer.view_as(hidden_states)
+
+
+ROUTERS = ("NemotronHTopkRouter", "Qwen2MoeTopKRouter", "Qwen3MoeTopKRouter", "MixtralTopKRouter")
+EXPERTS = ("NemotronHExperts", "Qwen2MoeExperts", "Qwen3MoeExperts", "MixtralExperts")
+SHARED_EXPERTS = ("Qwen2MoeSparseMoeBlock",)

@@ -1,5 +1,6 @@
 """What the operators of NUMERICS.md section 13 make and run: those that models written for PyTorch need."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,10 +64,12 @@ def pow(on: On, x: Any, exponent: float) -> Any:  # noqa: A001 (as in NumPy and 
 
 @operator("(Tensor a, Tensor b) -> Tensor")
 def matmul(on: On, a: Any, b: Any) -> Any:
-    batch, (m, k), n = a.shape[:-2], a.shape[-2:], b.shape[-1]
-    out = on.empty((*batch, m, n), a)
-    rank3 = a.reshape(-1, m, k), b.reshape(-1, *b.shape[-2:]), operand_kind(a, b), out.reshape(-1, m, n)
-    on.run(_core.matmul, *rank3)
+    batch = a.shape[:-2]
+    out = on.empty((*batch, a.shape[-2], b.shape[-1]), a)
+    # -1 would not do where there are no elements.
+    a, out_matrices = (x.reshape(math.prod(batch), *x.shape[-2:]) for x in (a, out))
+    b = b.reshape(math.prod(b.shape[:-2]), *b.shape[-2:])
+    on.run(_core.matmul, a, b, operand_kind(a, b), out_matrices)
     return out
 
 
