@@ -39,7 +39,8 @@ class LinearAttentionKernel(nn.Module):
         Returns:
             `[B, T, H, V]`, and the state after the last token.
         """
-        k, v = (array.repeat_interleave(q.shape[2] // array.shape[2], dim=2) for array in (k, v))
+        if k.shape[2] != q.shape[2]:
+            k, v = (array.repeat_interleave(q.shape[2] // array.shape[2], dim=2) for array in (k, v))
         if self.causal:
             return ops.linear_attention(q, k, v, initial_state=state)
         if state is not None:

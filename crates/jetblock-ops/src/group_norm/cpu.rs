@@ -1,4 +1,4 @@
-//! group_norm with lanes over the positions of a channel, threads over groups.
+//! group_norm with lanes over the positions of a channel, threads over the groups of all images.
 
 use jetblock_numerics::{Lanes, canonical};
 use jetblock_simd::{Cpu, Kernel, Simd, fp_env};
