@@ -46,9 +46,49 @@ class TestKeep(io.ComfyNode):
         return io.NodeOutput()
 
 
+class TestCheckpoint(io.ComfyNode):
+    """The tiny SD3 where a workflow wants a checkpoint."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestCheckpoint",
+            category="test",
+            inputs=[io.String.Input("ckpt_name", tooltip="Any.")],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, ckpt_name: str) -> io.NodeOutput:
+        import nodes
+
+        [model] = nodes.UNETLoader().load_unet("tiny_sd3.safetensors", "default")
+        [vae] = nodes.VAELoader().load_vae("tiny_ae.safetensors")
+        return io.NodeOutput(model, ckpt_name, vae)
+
+
+class TestTextEncode(io.ComfyNode):
+    """A text as the conditioning of a digit; keeps the texts of the last run under `encoded`."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestTextEncode",
+            category="test",
+            inputs=[io.Clip.Input("clip", tooltip="Any."), io.String.Input("text", tooltip="Any.")],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, clip: object, text: str) -> io.NodeOutput:
+        del clip
+        KEPT.setdefault("encoded", []).append(text)
+        return TestConditioning.execute(sum(text.encode()) % CLASSES)
+
+
 class TestExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestConditioning, TestKeep]
+        return [TestConditioning, TestKeep, TestCheckpoint, TestTextEncode]
 
 
 async def comfy_entrypoint() -> TestExtension:

@@ -1,0 +1,80 @@
+"""The example workflows, as they lie in the folder: each is run."""
+
+import json
+from typing import Any
+
+import pytest
+from examples import EXAMPLES, FOLDER, workflow
+from harness import ComfyUI
+from workflows import Prompt, to_api
+
+import jetblock
+
+STAND_INS = {
+    "CheckpointLoaderSimple": "TestCheckpoint",
+    "CLIPTextEncode": "TestTextEncode",
+    "EmptyLatentImage": "EmptySD3LatentImage",
+}
+"""Tiny models of the tests in the place of a checkpoint with a text encoder."""
+
+
+def saved(name: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def run(comfyui: ComfyUI, name: str) -> tuple[Prompt, dict[str, Any]]:
+    """The example's prompt, and what its nodes show."""
+    prompt = to_api(saved(name), comfyui.nodes.NODE_CLASS_MAPPINGS)
+    for node in prompt.values():
+        node["class_type"] = STAND_INS.get(node["class_type"], node["class_type"])
+        if "width" in node["inputs"]:
+            node["inputs"].update(width=128, height=128)
+        if "steps" in node["inputs"]:
+            node["inputs"]["steps"] = 2
+    return prompt, comfyui.run(prompt)
+
+
+def shown(prompt: Prompt, outputs: dict[str, Any]) -> list[str]:
+    """The texts of the nodes that show texts, in order."""
+    return [outputs[name]["text"][0] for name, node in prompt.items() if node["class_type"] == "PreviewAny"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_file_is_what_the_builder_makes(comfyui: ComfyUI, name: str) -> None:
+    """`python tests/comfyui/examples.py` writes it."""
+    assert saved(name) == workflow(comfyui, name)
+
+
+def test_nemotron_deterministic(comfyui: ComfyUI) -> None:
+    [text, thinking, receipt, other] = shown(*run(comfyui, "nemotron_deterministic"))
+    assert len(text) > 20
+    assert thinking
+    assert text == other
+    assert jetblock.load().verify_receipt(jetblock.Receipt(receipt))
+
+
+def test_mamba2_benchmark(comfyui: ComfyUI) -> None:
+    prompt, outputs = run(comfyui, "mamba2_benchmark")
+    [table, report, tuned] = shown(prompt, outputs)
+    assert "MEM*EMEM*E" in table
+    assert "24 of 24 identical" in report
+    assert "equal in every trial" in tuned
+    [picture] = [outputs[name]["images"] for name, node in prompt.items() if node["class_type"] == "PreviewImage"]
+    assert (comfyui.base / "temp" / picture[0]["filename"]).stat().st_size > 1000
+
+
+def test_prompt_enhancer(comfyui: ComfyUI) -> None:
+    """The text that the model writes reaches the encoder, and decides the image."""
+    comfyui.kept.clear()
+    prompt, outputs = run(comfyui, "prompt_enhancer")
+    [text] = shown(prompt, outputs)
+    assert len(text) > 20
+    [image] = [outputs[name]["images"] for name, node in prompt.items() if node["class_type"] == "SaveImage"]
+    first = (comfyui.base / "output" / image[0]["filename"]).read_bytes()
+    assert text in comfyui.kept["encoded"]
+    writer = next(node for node in prompt.values() if node["class_type"] == "JetBlockNemotronGenerate")
+    writer["inputs"]["seed"] += 1
+    outputs = comfyui.run(prompt)
+    [other] = [outputs[name]["images"] for name, node in prompt.items() if node["class_type"] == "SaveImage"]
+    assert shown(prompt, outputs) != [text]
+    assert (comfyui.base / "output" / other[0]["filename"]).read_bytes() != first
