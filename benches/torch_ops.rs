@@ -13,7 +13,7 @@ use jetblock_ops::linear::OperandKind;
 use jetblock_ops::matmul::{Layout, Matmul};
 use jetblock_ops::pool::{Pool, Pooling, Window};
 use jetblock_ops::reduce::{Reduce, Reduction};
-use jetblock_ops::sdpa::{Mask, Sdpa};
+use jetblock_ops::sdpa::{Heads, Mask, Sdpa};
 use jetblock_ops::sort::Sort;
 use jetblock_ops::upsample::{Mode, Upsample};
 use jetblock_simd::{Cpu, Level};
@@ -118,14 +118,14 @@ impl Bench {
         for kind in KINDS {
             let packed = ConvWeight::pack(&self.cpu, kind, params, &weight)?;
             let op = Conv {
-                x: &x,
+                x: (&x[..]).into(),
                 batch: 1,
                 input_size: [1, size, size],
                 weight: &packed,
                 bias: None,
             };
             self.measure(&format!("{name}, {}", kind.name()), |cpu| {
-                op.cpu(&mut out, cpu)
+                op.cpu((&mut out[..]).into(), cpu)
             })?;
         }
         Ok(())
@@ -137,8 +137,8 @@ impl Bench {
         for kind in KINDS {
             let op = Matmul {
                 kind,
-                a: &x[..8 * 512 * 512],
-                b: &x[..8 * 512 * 512],
+                a: (&x[..8 * 512 * 512]).into(),
+                b: (&x[..8 * 512 * 512]).into(),
                 layout: Layout::Plain,
                 batch: 8,
                 m: 512,
@@ -146,14 +146,14 @@ impl Bench {
                 n: 512,
             };
             self.measure(&format!("bmm 8 x 512, {}", kind.name()), |cpu| {
-                op.cpu(&mut out[..8 * 512 * 512], cpu)
+                op.cpu((&mut out[..8 * 512 * 512]).into(), cpu)
             })?;
             for (keys, name) in [(4096, "self"), (77, "cross")] {
                 let op = Sdpa {
                     kind,
-                    q: &x[..8 * 4096 * 40],
-                    k: &x[..8 * keys * 40],
-                    v: &x[..8 * keys * 40],
+                    q: Heads::contiguous(&x[..8 * 4096 * 40], [8, 4096, 40]),
+                    k: Heads::contiguous(&x[..8 * keys * 40], [8, keys, 40]),
+                    v: Heads::contiguous(&x[..8 * keys * 40], [8, keys, 40]),
                     mask: Mask::None,
                     scale: None,
                     batch: 1,
@@ -165,7 +165,7 @@ impl Bench {
                     value_dim: 40,
                 };
                 let name = format!("{name} attention 8 x 4096 x 40, {}", kind.name());
-                self.measure(&name, |cpu| op.cpu(&mut out[..8 * 4096 * 40], cpu))?;
+                self.measure(&name, |cpu| op.cpu((&mut out[..8 * 4096 * 40]).into(), cpu))?;
             }
         }
         Ok(())

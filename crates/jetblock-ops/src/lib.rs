@@ -42,6 +42,7 @@ pub mod upsample;
 mod columns;
 mod columns_of_state;
 mod error;
+mod floats;
 #[cfg(test)]
 mod golden;
 mod row;
@@ -49,4 +50,5 @@ mod segment;
 
 pub use columns::Columns;
 pub use error::OpError;
+pub use floats::{Floats, FloatsMut};
 pub use segment::Segment;

@@ -8,13 +8,18 @@
 )]
 
 use std::borrow::Cow;
+use std::marker::PhantomData;
 use std::ops::Range;
+
+use jetblock_numerics::round;
+use jetblock_ops::{Floats, FloatsMut};
+use jetblock_simd::Cpu;
 
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::convert::{self, Buffer, Values};
+use crate::convert::{Buffer, Values};
 use crate::error::argument;
 use crate::pool;
 
@@ -55,6 +60,9 @@ elements! {
     E4M3 "e4m3" 1 "float8_e4m3fn",
     E5M2 "e5m2" 1 "float8_e5m2",
 }
+
+/// Elements worth a thread of their own when they are read.
+const GRAIN: usize = 1 << 15;
 
 /// An array of Python. It holds a reference, so its memory stays as long as nobody resizes it, which PyTorch and NumPy
 /// ask of every caller of their own functions too.
@@ -266,31 +274,96 @@ impl<'py> Tensor<'py> {
         Ok(unsafe { std::slice::from_raw_parts_mut(self.data.cast::<T>(), self.len()) })
     }
 
-    /// The elements as f32: widened exactly, copied unless they are f32 in order already.
+    /// The elements as values that can be read a range at a time, whatever their dtype and strides.
+    pub(crate) fn source(&self, name: &str) -> PyResult<Source<'_>> {
+        let contiguous = match self.element {
+            Element::F32 => self.slice().map(Floats::F32),
+            Element::BF16 => self.slice().map(Floats::Bf16),
+            Element::F16 => self.slice().map(Floats::F16),
+            other => return Err(wrong_dtype(name, other, "f32, bf16 or f16")),
+        };
+        Ok(match contiguous {
+            Some(values) => Source::Floats(values),
+            None => Source::Strided(Strided {
+                data: self.data,
+                element: self.element,
+                shape: &self.shape,
+                strides: &self.strides,
+                owner: PhantomData,
+            }),
+        })
+    }
+
+    /// The elements as f32: where they lie if they are f32 in order, else widened exactly into memory of their own.
     pub(crate) fn f32s(&self, name: &str) -> PyResult<Values<'_>> {
-        if self.element == Element::F32
-            && let Some(slice) = self.slice()
+        let source = self.source(name)?;
+        if let Some(values) = source.in_place() {
+            return Ok(Values::InPlace(values));
+        }
+        let mut values = Buffer::new(self.len());
+        source.read(0, &mut values, &pool::operators()?);
+        Ok(Values::Own(values))
+    }
+
+    /// The elements in order: where they lie if they do so, else widened into memory of their own.
+    pub(crate) fn stored(&self, name: &str) -> PyResult<Stored<'_>> {
+        Ok(match self.source(name)? {
+            Source::Floats(values) => Stored::InPlace(values),
+            Source::Strided(_) => Stored::Own(self.f32s(name)?),
+        })
+    }
+
+    /// The elements as rows of neighbours, `[.., K]`: where they lie if they do so, else widened into memory of their own.
+    pub(crate) fn row_source(&self, name: &str) -> PyResult<RowSource<'_>> {
+        if let Some((values, strides)) = self.rows() {
+            return Ok(RowSource {
+                values: Stored::InPlace(values),
+                strides,
+            });
+        }
+        let strides = contiguous_strides(&self.shape, 1);
+        let strides = strides.iter().map(|s| s.cast_unsigned());
+        Ok(RowSource {
+            strides: strides.take(self.shape.len().saturating_sub(1)).collect(),
+            values: self.stored(name)?,
+        })
+    }
+
+    /// Rows of neighbouring elements, `[.., K]`: the array from its first element on, and the strides of the other
+    /// dimensions in elements. `None` where the last dimension has gaps, a stride is negative or addresses are odd.
+    fn rows(&self) -> Option<(Floats<'_>, Vec<usize>)> {
+        let size = self.element.size;
+        let mut strides = Vec::new();
+        for &stride in &self.strides {
+            let stride = usize::try_from(stride).ok()?;
+            strides.push(stride.is_multiple_of(size).then_some(stride / size)?);
+        }
+        let last = strides.pop()?;
+        if self.len() == 0 || (last != 1 && self.shape.last() != Some(&1)) {
+            return None;
+        }
+        let reach = self.addresses();
+        let count = reach.len() / size;
+        Some((
+            match self.element {
+                Element::F32 => Floats::F32(self.span(count)?),
+                Element::BF16 => Floats::Bf16(self.span(count)?),
+                Element::F16 => Floats::F16(self.span(count)?),
+                _ => return None,
+            },
+            strides,
+        ))
+    }
+
+    /// The `count` elements from the first address to the last, gaps included; `None` where they are not aligned.
+    fn span<T: Plain>(&self, count: usize) -> Option<&[T]> {
+        if size_of::<T>() != self.element.size || !self.data.addr().is_multiple_of(align_of::<T>())
         {
-            return Ok(Values::InPlace(slice));
+            return None;
         }
-        if ![Element::F32, Element::BF16, Element::F16].contains(&self.element) {
-            return Err(wrong_dtype(name, self.element, "f32, bf16 or f16"));
-        }
-        let cpu = pool::operators()?;
-        if let Some(words) = self.slice() {
-            return Ok(Values::Own(convert::widen(words, self.element, &cpu)));
-        }
-        let bytes = self.bytes();
-        if self.element == Element::F32 {
-            let mut values = Buffer::new(self.len());
-            for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *value = f32::from_le_bytes(*bytes);
-            }
-            return Ok(Values::Own(values));
-        }
-        let words = bytes.as_chunks::<2>().0.iter();
-        let words: Vec<u16> = words.map(|bytes| u16::from_le_bytes(*bytes)).collect();
-        Ok(Values::Own(convert::widen(&words, self.element, &cpu)))
+        // SAFETY: no stride is negative (the caller saw to it), so the elements lie from `data` on; they and what lies
+        // between belong to the one array whose memory `_owner` keeps; every bit pattern is a `T`.
+        Some(unsafe { std::slice::from_raw_parts(self.data.cast::<T>(), count) })
     }
 
     /// The elements as integers.
@@ -323,6 +396,15 @@ impl<'py> Tensor<'py> {
         self.i64s(name)?.iter().map(id).collect()
     }
 
+    /// The elements to be written, in order: f32, bf16 or f16.
+    pub(crate) fn floats_mut(&mut self, name: &str) -> PyResult<FloatsMut<'_>> {
+        match self.element {
+            Element::BF16 => self.slice_mut(Element::BF16, name).map(FloatsMut::Bf16),
+            Element::F16 => self.slice_mut(Element::F16, name).map(FloatsMut::F16),
+            _ => self.slice_mut(Element::F32, name).map(FloatsMut::F32),
+        }
+    }
+
     /// The elements to be written: f32, in order.
     pub(crate) fn f32s_mut(&mut self, name: &str) -> PyResult<&mut [f32]> {
         self.slice_mut(Element::F32, name)
@@ -331,11 +413,6 @@ impl<'py> Tensor<'py> {
     /// The elements to be written: i64, in order.
     pub(crate) fn i64s_mut(&mut self, name: &str) -> PyResult<&mut [i64]> {
         self.slice_mut(Element::I64, name)
-    }
-
-    /// The codes of a bf16 or f16 array, to be written.
-    pub(crate) fn words_mut(&mut self, name: &str) -> PyResult<&mut [u16]> {
-        self.slice_mut(self.element, name)
     }
 
     /// Swaps the last two dimensions if the elements then lie in order, and tells whether they do.
@@ -379,6 +456,134 @@ impl<'py> Tensor<'py> {
         }
         let at = |offset| self.data.addr().wrapping_add_signed(offset);
         at(low)..at(high)
+    }
+}
+
+/// Values to be read a range at a time, in logical order.
+pub(crate) enum Source<'a> {
+    /// They lie in order.
+    Floats(Floats<'a>),
+    /// They do not.
+    Strided(Strided<'a>),
+}
+
+impl<'a> Source<'a> {
+    /// The values, if they are f32 in order.
+    pub(crate) fn in_place(&self) -> Option<&'a [f32]> {
+        match self {
+            Source::Floats(Floats::F32(values)) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// Values from `start` on, as many as `out` has, widened exactly.
+    pub(crate) fn read(&self, start: usize, out: &mut [f32], cpu: &Cpu) {
+        cpu.par_rows(out, 1, GRAIN, |first, out| {
+            let start = start + first;
+            match self {
+                Source::Floats(values) => {
+                    let values = values.slice(start..start + out.len());
+                    values.read(cpu.level(), out);
+                }
+                Source::Strided(strided) => strided.read(start, out),
+            }
+        });
+    }
+}
+
+/// Values in order.
+pub(crate) enum Stored<'a> {
+    InPlace(Floats<'a>),
+    Own(Values<'a>),
+}
+
+impl Stored<'_> {
+    pub(crate) fn floats(&self) -> Floats<'_> {
+        match self {
+            Stored::InPlace(values) => *values,
+            Stored::Own(values) => Floats::F32(values),
+        }
+    }
+}
+
+/// Rows of neighbouring values.
+pub(crate) struct RowSource<'a> {
+    values: Stored<'a>,
+    strides: Vec<usize>,
+}
+
+impl RowSource<'_> {
+    /// The values from the first row on, and the strides of all dimensions but the last.
+    pub(crate) fn rows(&self) -> (Floats<'_>, &[usize]) {
+        (self.values.floats(), &self.strides)
+    }
+}
+
+/// Elements with gaps or out of order.
+pub(crate) struct Strided<'a> {
+    data: *const u8,
+    element: Element,
+    shape: &'a [usize],
+    /// In bytes.
+    strides: &'a [isize],
+    owner: PhantomData<&'a u8>,
+}
+
+// SAFETY: it only reads, as a shared slice would.
+unsafe impl Send for Strided<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Strided<'_> {}
+
+impl Strided<'_> {
+    fn read(&self, start: usize, out: &mut [f32]) {
+        match self.element {
+            Element::BF16 => {
+                self.read_as(start, out, |b| round::bf16_to_f32(u16::from_ne_bytes(b)))
+            }
+            Element::F16 => self.read_as(start, out, |b| round::f16_to_f32(u16::from_ne_bytes(b))),
+            _ => self.read_as(start, out, f32::from_ne_bytes),
+        }
+    }
+
+    fn read_as<const N: usize>(
+        &self,
+        start: usize,
+        out: &mut [f32],
+        widen: impl Fn([u8; N]) -> f32,
+    ) {
+        let (Some((&len, shape)), Some((&step, strides))) =
+            (self.shape.split_last(), self.strides.split_last())
+        else {
+            // SAFETY: an array without dimensions has one element.
+            out[0] = widen(unsafe { self.data.cast::<[u8; N]>().read() });
+            return;
+        };
+        let (mut line, mut at, mut done) = (start / len.max(1), start % len.max(1), 0);
+        while done < out.len() {
+            let (mut rest, mut offset) = (line, 0);
+            for (&dim, &stride) in shape.iter().zip(strides).rev() {
+                offset += (rest % dim) as isize * stride;
+                rest /= dim;
+            }
+            let count = (len - at).min(out.len() - done);
+            // SAFETY: the index is inside the shape, for which Python vouches.
+            let first = unsafe { self.data.offset(offset + at as isize * step) };
+            let values = &mut out[done..done + count];
+            if step == N as isize {
+                // SAFETY: the elements of the line from `at` on lie without gaps; bytes need no alignment.
+                let line = unsafe { std::slice::from_raw_parts(first.cast::<[u8; N]>(), count) };
+                for (value, &bytes) in values.iter_mut().zip(line) {
+                    *value = widen(bytes);
+                }
+            } else {
+                for (i, value) in values.iter_mut().enumerate() {
+                    // SAFETY: as for `first`; every bit pattern is a number, and bytes need no alignment.
+                    let bytes = unsafe { first.offset(i as isize * step).cast::<[u8; N]>().read() };
+                    *value = widen(bytes);
+                }
+            }
+            (line, at, done) = (line + 1, 0, done + count);
+        }
     }
 }
 

@@ -226,6 +226,31 @@ impl Simd for Avx2 {
         intrinsic!(_mm256_set1_epi32(pair.cast_signed()))
     }
     #[inline(always)]
+    fn transpose(self, square: &mut [Self::F]) {
+        let square: &mut [F32x8; 8] = square.try_into().expect("LANES vectors");
+        let mut pairs = [square[0].0; 8];
+        for i in 0..4 {
+            let (a, b) = (square[2 * i].0, square[2 * i + 1].0);
+            pairs[2 * i] = intrinsic!(_mm256_unpacklo_ps(a, b));
+            pairs[2 * i + 1] = intrinsic!(_mm256_unpackhi_ps(a, b));
+        }
+        // Vector 4 g + c: in its half q, column 4 q + c of rows 4 g to 4 g + 3.
+        let mut fours = [[square[0].0; 4]; 2];
+        for g in 0..2 {
+            for half in 0..2 {
+                let a = intrinsic!(_mm256_castps_pd(pairs[4 * g + half]));
+                let b = intrinsic!(_mm256_castps_pd(pairs[4 * g + half + 2]));
+                fours[g][2 * half] = intrinsic!(_mm256_castpd_ps(_mm256_unpacklo_pd(a, b)));
+                fours[g][2 * half + 1] = intrinsic!(_mm256_castpd_ps(_mm256_unpackhi_pd(a, b)));
+            }
+        }
+        for c in 0..4 {
+            let (a, b) = (fours[0][c], fours[1][c]);
+            square[c].0 = intrinsic!(_mm256_permute2f128_ps::<0x20>(a, b));
+            square[4 + c].0 = intrinsic!(_mm256_permute2f128_ps::<0x31>(a, b));
+        }
+    }
+    #[inline(always)]
     fn prefetch<T>(self, at: &T) {
         // SAFETY: a prefetch of any address is harmless; features as in `intrinsic!`.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()) }

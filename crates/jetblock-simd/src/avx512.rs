@@ -219,6 +219,37 @@ impl Simd for Avx512 {
         intrinsic!(_mm512_set1_epi32(pair.cast_signed()))
     }
     #[inline(always)]
+    fn transpose(self, square: &mut [Self::F]) {
+        let square: &mut [F32x16; 16] = square.try_into().expect("LANES vectors");
+        let mut pairs = [square[0].0; 16];
+        for i in 0..8 {
+            let (a, b) = (square[2 * i].0, square[2 * i + 1].0);
+            pairs[2 * i] = intrinsic!(_mm512_unpacklo_ps(a, b));
+            pairs[2 * i + 1] = intrinsic!(_mm512_unpackhi_ps(a, b));
+        }
+        // Vector 4 g + c: in its quarter q, column 4 q + c of rows 4 g to 4 g + 3.
+        let mut fours = [[square[0].0; 4]; 4];
+        for g in 0..4 {
+            for half in 0..2 {
+                let a = intrinsic!(_mm512_castps_pd(pairs[4 * g + half]));
+                let b = intrinsic!(_mm512_castps_pd(pairs[4 * g + half + 2]));
+                fours[g][2 * half] = intrinsic!(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)));
+                fours[g][2 * half + 1] = intrinsic!(_mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+            }
+        }
+        for c in 0..4 {
+            let [a, b, d, e] = [fours[0][c], fours[1][c], fours[2][c], fours[3][c]];
+            let even = intrinsic!(_mm512_shuffle_f32x4::<0x88>(a, b));
+            let odd = intrinsic!(_mm512_shuffle_f32x4::<0xDD>(a, b));
+            let next_even = intrinsic!(_mm512_shuffle_f32x4::<0x88>(d, e));
+            let next_odd = intrinsic!(_mm512_shuffle_f32x4::<0xDD>(d, e));
+            square[c].0 = intrinsic!(_mm512_shuffle_f32x4::<0x88>(even, next_even));
+            square[4 + c].0 = intrinsic!(_mm512_shuffle_f32x4::<0x88>(odd, next_odd));
+            square[8 + c].0 = intrinsic!(_mm512_shuffle_f32x4::<0xDD>(even, next_even));
+            square[12 + c].0 = intrinsic!(_mm512_shuffle_f32x4::<0xDD>(odd, next_odd));
+        }
+    }
+    #[inline(always)]
     fn prefetch<T>(self, at: &T) {
         // SAFETY: a prefetch of any address is harmless; features as in `intrinsic!`.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()) }
@@ -372,6 +403,10 @@ impl Simd for Avx512Bf16 {
     #[inline(always)]
     fn splat_pair(self, pair: u32) -> Self::Pairs {
         Avx512(()).splat_pair(pair)
+    }
+    #[inline(always)]
+    fn transpose(self, square: &mut [Self::F]) {
+        Avx512(()).transpose(square);
     }
     #[inline(always)]
     fn prefetch<T>(self, at: &T) {

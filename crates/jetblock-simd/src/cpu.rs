@@ -86,6 +86,16 @@ impl Cpu {
         }
     }
 
+    /// One thread at the same level.
+    #[must_use]
+    pub fn one_thread(&self) -> Cpu {
+        Cpu {
+            level: self.level,
+            pool: None,
+            threads: 1,
+        }
+    }
+
     /// The instruction-set level.
     pub fn level(&self) -> Level {
         self.level

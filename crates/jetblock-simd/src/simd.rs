@@ -101,6 +101,22 @@ pub trait Simd: Copy + Send + Sync + 'static {
         let high = Self::F::splat_int(0xFFFF_0000_u32.cast_signed());
         Self::F::from_bits(Self::F::int_and(self.pairs_to_int(pairs), high))
     }
+    /// Turns a square of `LANES` vectors: lane j of vector i becomes lane i of vector j.
+    #[inline(always)]
+    fn transpose(self, square: &mut [Self::F]) {
+        assert!(square.len() == Self::LANES && Self::LANES <= 16);
+        let mut values = [[0.0_f32; 16]; 16];
+        for i in 0..Self::LANES {
+            self.store(square[i], &mut values[i]);
+        }
+        for i in 0..Self::LANES {
+            let mut column = [0.0_f32; 16];
+            for j in 0..Self::LANES {
+                column[j] = values[j][i];
+            }
+            square[i] = self.load(&column);
+        }
+    }
     /// Asks for the cache line of `at` in the second-level cache. A hint: it reads nothing.
     fn prefetch<T>(self, _at: &T) {}
 }

@@ -303,3 +303,34 @@ fn workers_have_the_contract_environment() {
     .join()
     .expect("the thread does not panic");
 }
+
+/// Numbers of a square, turned.
+struct Square;
+
+impl Kernel for Square {
+    type Output = (usize, Vec<f32>);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Self::Output {
+        let lanes = S::LANES;
+        let values: Vec<f32> = (0..lanes * lanes).map(|i| i as f32).collect();
+        let mut square: Vec<S::F> = values.chunks(lanes).map(|row| simd.load(row)).collect();
+        simd.transpose(&mut square);
+        let mut out = vec![0.0; lanes * lanes];
+        for (v, row) in square.into_iter().zip(out.chunks_mut(lanes)) {
+            simd.store(v, row);
+        }
+        (lanes, out)
+    }
+}
+
+#[test]
+fn every_level_turns_a_square() {
+    for level in Level::available() {
+        let (lanes, got) = level.run(Square);
+        let want: Vec<f32> = (0..lanes * lanes)
+            .map(|i| (i % lanes * lanes + i / lanes) as f32)
+            .collect();
+        assert_eq!(got, want, "{level}");
+    }
+}

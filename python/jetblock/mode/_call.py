@@ -15,11 +15,16 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 class _InMode(_OnTorch):
     def run(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Elements that are not in order are moved by PyTorch, which has threads for it."""
-        function(*(a.contiguous() if isinstance(a, torch.Tensor) else a for a in arguments))
+        """Rows of neighbours are read where they lie; PyTorch, which is fast at it, puts other tensors in order."""
+        function(*(a.contiguous() if isinstance(a, torch.Tensor) and not _has_rows(a) else a for a in arguments))
 
     def packed(self, weight: torch.Tensor, form: object, pack: Callable[[torch.Tensor], Any]) -> Any:
         return packed(weight, form, pack, weight)
+
+
+def _has_rows(tensor: torch.Tensor) -> bool:
+    """Whether the elements of the last dimension are neighbours."""
+    return tensor.dim() == 0 or tensor.shape[-1] == 1 or tensor.stride(-1) == 1
 
 
 ON = _InMode()

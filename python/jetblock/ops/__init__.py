@@ -1,7 +1,7 @@
 """The contract's operators on tensors (CPU) and NumPy arrays.
 
 Row i of a batch has the bits it has alone, at any thread count and instruction set (`jetblock.set_cpu`). Inputs are
-f32, bf16 or f16, read in place where they are f32 in order, else copied once and widened exactly. The arithmetic is
+f32, bf16 or f16, read in place where they are f32 in order, else widened exactly, a piece at a time. The arithmetic is
 that of NUMERICS.md in f32; results have the dtype of the first argument, rounded once at the end.
 
 On tensors each function is `torch.ops.jetblock` of the same name, which `import jetblock.torch_ops` registers.

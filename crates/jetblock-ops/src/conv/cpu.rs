@@ -5,14 +5,14 @@
 
 use std::ops::Range;
 
-use jetblock_simd::{Cpu, Level, TileMut, tiles};
+use jetblock_simd::{Cpu, Level};
 
 use super::direct::{Copy, Group};
 use super::plan::Phase;
 use super::{Conv, ConvWeight, product};
-use crate::linear::PANEL;
-use crate::linear::PanelRow;
+use crate::floats::{Floats, FloatsMut, FloatsTile};
 use crate::linear::gathered::{Columns, Finish, Scratch, product as dot_products};
+use crate::linear::{PANEL, PanelRow};
 
 /// Output channels whose totals a task keeps at once: 192 KiB.
 const MAX_ROWS: usize = 768;
@@ -21,7 +21,7 @@ const MIN_ROWS: usize = 32;
 /// Multiply-adds worth a task of their own; about 20 microseconds.
 const MIN_TASK: usize = 1 << 20;
 
-pub(super) fn run(op: &Conv<'_>, output: [usize; 3], out: &mut [f32], cpu: &Cpu) {
+pub(super) fn run(op: &Conv<'_>, output: [usize; 3], out: FloatsMut<'_>, cpu: &Cpu) {
     let params = op.weight.params();
     let (groups, phases) = (params.groups, op.phases(output));
     let outputs = params.out_channels / groups;
@@ -52,7 +52,7 @@ pub(super) fn run(op: &Conv<'_>, output: [usize; 3], out: &mut [f32], cpu: &Cpu)
     let panels = positions.div_ceil(PANEL);
     let at = |slab: usize| positions.min(panels * slab / slabs * PANEL);
     let columns: Vec<_> = (0..slabs).map(|slab| at(slab)..at(slab + 1)).collect();
-    let outs = tiles(out, positions, &rows, &columns)
+    let outs = FloatsTile::cut(out, positions, &rows, &columns)
         .into_iter()
         .enumerate();
     let tasks: Vec<_> = outs
@@ -84,7 +84,7 @@ struct Task<'a> {
     rows: Range<usize>,
     /// Positions of a channel.
     columns: Range<usize>,
-    out: TileMut<'a, f32>,
+    out: FloatsTile<'a>,
 }
 
 impl Task<'_> {
@@ -99,8 +99,8 @@ impl Task<'_> {
         let group = first / (params.out_channels / params.groups);
         let channels = params.in_channels / params.groups;
         let size = product(self.op.input_size);
-        let x =
-            &self.op.x[(image * params.in_channels + group * channels) * size..][..channels * size];
+        let at = (image * params.in_channels + group * channels) * size;
+        let x = self.op.x.slice(at..at + channels * size);
         if let Some(copy) = self.copy {
             let (op, out, phase) = (self.op, self.out, &self.phases[0]);
             let group = Group {
@@ -117,6 +117,7 @@ impl Task<'_> {
         let mut empty = vec![[0.0; PANEL]; 0];
         for (phase, packed) in self.phases.iter().zip(&weight.rows) {
             let source = Taps {
+                level,
                 x,
                 size,
                 channels,
@@ -147,7 +148,8 @@ impl Task<'_> {
                 if self.phases.len() == 1 {
                     let first = at - self.columns.start;
                     for (row, totals) in totals.iter().enumerate() {
-                        out.row_mut(row)[first..first + count].copy_from_slice(&totals[..count]);
+                        let out = out.row_mut(row).slice(first..first + count);
+                        out.write(level, &totals[..count]);
                     }
                 } else {
                     let mut places = [0; PANEL];
@@ -176,19 +178,20 @@ fn partition(len: usize, below: impl Fn(usize) -> bool) -> usize {
     low
 }
 
-fn scatter(totals: &[[f32; PANEL]], places: &[usize], out: &mut TileMut<'_, f32>) {
+fn scatter(totals: &[[f32; PANEL]], places: &[usize], out: &mut FloatsTile<'_>) {
     for (row, totals) in totals.iter().enumerate() {
-        let out = out.row_mut(row);
+        let mut out = out.row_mut(row);
         for (&place, &y) in places.iter().zip(totals) {
-            out[place] = y;
+            out.set(place, y);
         }
     }
 }
 
 /// The inputs of one phase's outputs: column j is an output, element `tap * C/g + c` what its tap reads of channel c.
 struct Taps<'a> {
+    level: Level,
     /// Channels of the group.
-    x: &'a [f32],
+    x: Floats<'a>,
     /// Elements of a channel.
     size: usize,
     channels: usize,
@@ -223,9 +226,10 @@ impl Taps<'_> {
                 stride: width.in_stride,
                 width: self.phase.input[2],
             };
-            let channels = self.x[channel * self.size..].chunks_exact(self.size);
-            for (row, x) in rows.iter_mut().zip(channels) {
-                run.copy(x, &mut row.values_mut()[at - first..][..count]);
+            for (i, row) in rows.iter_mut().enumerate() {
+                let x = (channel + i) * self.size;
+                let x = self.x.slice(x..x + self.size);
+                run.copy(self.level, x, &mut row.values_mut()[at - first..][..count]);
             }
             at += count;
             w = 0;
@@ -265,7 +269,7 @@ struct Run {
 
 impl Run {
     #[inline(always)]
-    fn copy(&self, x: &[f32], out: &mut [f32]) {
+    fn copy(&self, level: Level, x: Floats<'_>, out: &mut [f32]) {
         let Some(line) = self.line else {
             out.fill(0.0);
             return;
@@ -284,10 +288,11 @@ impl Run {
         let from = line + (self.start + low.cast_signed() * stride).cast_unsigned();
         out[..low].fill(0.0);
         if self.stride == 1 {
-            out[low..high].copy_from_slice(&x[from..from + high - low]);
+            x.slice(from..from + high - low)
+                .read(level, &mut out[low..high]);
         } else {
             for (i, out) in out[low..high].iter_mut().enumerate() {
-                *out = x[from + i * self.stride];
+                *out = x.get(from + i * self.stride);
             }
         }
         out[high..].fill(0.0);

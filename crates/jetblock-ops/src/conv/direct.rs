@@ -6,13 +6,13 @@
 
 use jetblock_numerics::reduce::K_BLOCK;
 use jetblock_numerics::{Lanes, canonical, round};
-use jetblock_simd::{Kernel, Level, Simd, TileMut};
+use jetblock_simd::{Kernel, Level, Simd};
 
 use super::plan::Phase;
 use super::{Conv, ConvParams};
+use crate::floats::{Floats, FloatsTile};
 use crate::linear::OperandKind;
 use crate::linear::view::RowView;
-use crate::row::store_part;
 
 /// Output channels of a group up to which this is the faster way.
 const MAX_OUTPUTS: usize = 8;
@@ -79,7 +79,14 @@ impl Copy {
     }
 
     /// Copies the channels of x, `[C/g, input]`, as operands of the kind.
-    fn fill(&self, kind: OperandKind, x: &[f32], input: [usize; 3], copy: &mut Vec<f32>) {
+    fn fill(
+        &self,
+        level: Level,
+        kind: OperandKind,
+        x: Floats<'_>,
+        input: [usize; 3],
+        copy: &mut Vec<f32>,
+    ) {
         let channels = x.len() / input.iter().product::<usize>();
         copy.clear();
         copy.resize(channels * self.channel_len() + SLACK, 0.0);
@@ -90,20 +97,20 @@ impl Copy {
         // The inputs of a line that some output reads, or that lie between such.
         let end = self.first[2] + self.extents[2].cast_signed();
         let read = self.first[2].max(0).cast_unsigned()..input[2].min(end.max(0).cast_unsigned());
-        for (i, line) in x.chunks_exact(input[2]).enumerate() {
+        for i in 0..x.len() / input[2] {
             let (h, rest) = (i % input[1], i / input[1]);
             let (d, c) = (rest % input[0], rest / input[0]);
             let (Some(d), Some(h), false) = (inside(0, d), inside(1, h), read.is_empty()) else {
                 continue;
             };
-            let line = &line[read.clone()];
+            let line = x.slice(i * input[2] + read.start..i * input[2] + read.end);
             let column = (read.start.cast_signed() - self.first[2]).cast_unsigned();
             let row = c * self.channel_len() + self.place([d, h, 0]);
             if self.strides[2] == 1 {
-                copy[row + column..][..line.len()].copy_from_slice(line);
+                line.read(level, &mut copy[row + column..][..line.len()]);
             } else {
-                for (w, &x) in line.iter().enumerate() {
-                    copy[row + self.place([0, 0, column + w])] = x;
+                for w in 0..line.len() {
+                    copy[row + self.place([0, 0, column + w])] = line.get(w);
                 }
             }
         }
@@ -121,10 +128,10 @@ pub(super) struct Group<'a> {
     pub(super) copy: &'a Copy,
     pub(super) phase: &'a Phase,
     /// The group's inputs.
-    pub(super) x: &'a [f32],
+    pub(super) x: Floats<'a>,
     /// The group's first output channel.
     pub(super) first: usize,
-    pub(super) out: TileMut<'a, f32>,
+    pub(super) out: FloatsTile<'a>,
 }
 
 impl Group<'_> {
@@ -132,7 +139,7 @@ impl Group<'_> {
         let (copy, phase, weight) = (self.copy, self.phase, self.op.weight);
         let params = weight.params();
         let mut inputs = Vec::new();
-        copy.fill(weight.kind(), self.x, phase.input, &mut inputs);
+        copy.fill(level, weight.kind(), self.x, phase.input, &mut inputs);
         let channels = params.in_channels / params.groups;
         let rows = weight.rows[0].as_ref().expect("a kernel has taps");
         // Chains take k in this order; a missing odd element adds +0, which changes nothing.
@@ -185,7 +192,7 @@ struct Chains<'a, 'o> {
     bias: Option<&'a [f32]>,
     copy: &'a Copy,
     phase: &'a Phase,
-    out: &'a mut TileMut<'o, f32>,
+    out: &'a mut FloatsTile<'o>,
 }
 
 impl Kernel for Chains<'_, '_> {
@@ -221,7 +228,8 @@ impl Chains<'_, '_> {
                 let end = width.count.min(at + VECTORS * S::LANES);
                 let totals = self.totals::<S, ROWS>(simd, row, from + at);
                 for r in 0..ROWS {
-                    let out = &mut self.out.row_mut(row + r)[line * width.count..];
+                    let mut out = self.out.row_mut(row + r);
+                    let line = line * width.count;
                     for v in 0..VECTORS {
                         let start = at + v * S::LANES;
                         if start < end {
@@ -229,8 +237,8 @@ impl Chains<'_, '_> {
                             if let Some(bias) = self.bias {
                                 y = y.add(S::F::splat(bias[row + r]));
                             }
-                            let part = start..end.min(start + S::LANES);
-                            store_part(simd, canonical(y), &mut out[part]);
+                            let end = end.min(start + S::LANES);
+                            out.store_part(simd, canonical(y), line + start..line + end);
                         }
                     }
                 }

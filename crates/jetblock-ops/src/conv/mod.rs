@@ -28,8 +28,8 @@ mod tests;
 
 use jetblock_simd::{Cpu, fp_env};
 
-use crate::OpError;
 use crate::linear::{OperandKind, Prepared};
+use crate::{Floats, FloatsMut, OpError};
 use plan::Phase;
 
 const OP: &str = "conv";
@@ -191,7 +191,7 @@ impl ConvWeight {
 #[derive(Clone, Copy, Debug)]
 pub struct Conv<'a> {
     /// `[B, C, D, H, W]`.
-    pub x: &'a [f32],
+    pub x: Floats<'a>,
     /// B.
     pub batch: usize,
     /// D, H, W.
@@ -219,14 +219,14 @@ impl Conv<'_> {
     }
 
     /// `out [B, N, D', H', W']`.
-    pub fn cpu(&self, out: &mut [f32], cpu: &Cpu) -> Result<(), OpError> {
-        let output = self.check_out(out)?;
+    pub fn cpu(&self, out: FloatsMut<'_>, cpu: &Cpu) -> Result<(), OpError> {
+        let output = self.check_out(&out)?;
         let _guard = fp_env::Guard::new();
         cpu::run(self, output, out, cpu);
         Ok(())
     }
 
-    fn check_out(&self, out: &[f32]) -> Result<[usize; 3], OpError> {
+    fn check_out(&self, out: &FloatsMut<'_>) -> Result<[usize; 3], OpError> {
         let output = self.check()?;
         let expected = self
             .batch

@@ -6,6 +6,7 @@ use jetblock_testing::{
 };
 
 use super::*;
+use crate::floats::Codes;
 use crate::golden;
 
 const KINDS: [OperandKind; 2] = [OperandKind::Bf16, OperandKind::F32];
@@ -36,20 +37,34 @@ fn check(
     weight: &[f32],
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
-    let want = reference(kind, &params, x, input_size, weight, bias).expect("valid arguments");
+    let reference =
+        |x: &[f32]| reference(kind, &params, x, input_size, weight, bias).expect("valid arguments");
+    let want = reference(x);
+    let stored = Codes::of(x).map(|codes| {
+        let want = reference(&codes.values());
+        (codes, want)
+    });
     for_every_cpu(|cpu| {
         let packed = ConvWeight::pack(cpu, kind, params, weight).expect("valid arguments");
         let op = Conv {
-            x,
+            x: x.into(),
             batch: x.len() / volume(&params, input_size),
             input_size,
             weight: &packed,
             bias,
         };
         let mut out = Guarded::new(want.len());
-        op.cpu(&mut out, cpu).expect("valid arguments");
-        assert_bits_equal(format!("{kind:?}, {params:?}, {input_size:?}"), &out, &want);
+        op.cpu((&mut out[..]).into(), cpu).expect("valid arguments");
+        let what = format!("{kind:?}, {params:?}, {input_size:?}");
+        assert_bits_equal(&what, &out, &want);
         out.assert_intact();
+        for (codes, want) in &stored {
+            let op = Conv {
+                x: codes.floats(),
+                ..op
+            };
+            codes.assert_written(&what, want, |out| op.cpu(out, cpu));
+        }
     });
     want
 }
@@ -340,14 +355,14 @@ fn errors_name_argument_expected_and_got() {
     );
     let weight = ConvWeight::pack(&cpu, OperandKind::F32, params, &[0.0; 216]).expect("valid");
     let op = Conv {
-        x: &[0.0; 100],
+        x: Floats::F32(&[0.0; 100]),
         batch: 1,
         input_size: [1, 5, 5],
         weight: &weight,
         bias: None,
     };
     let message = |op: Conv<'_>, out: usize| {
-        let error = op.cpu(&mut vec![0.0; out], &Cpu::single());
+        let error = op.cpu((&mut vec![0.0; out][..]).into(), &Cpu::single());
         error.expect_err("invalid").to_string()
     };
     assert_eq!(

@@ -197,48 +197,63 @@ impl Kernel for Finish<'_> {
     }
 }
 
-/// All columns of a right operand, brought together once for many products.
+/// All columns of a right operand, brought together once for many products. The memory is used again and again.
 pub(crate) struct PackedColumns {
     kind: OperandKind,
     k: usize,
     values: Vec<PanelRow<f32>>,
     pairs: Vec<PanelRow<u32>>,
+    stage: Vec<PanelRow<f32>>,
 }
 
 impl PackedColumns {
-    /// The `n` columns of length `k`.
-    pub(crate) fn pack(
-        level: Level,
-        kind: OperandKind,
-        columns: &impl Columns,
-        k: usize,
-        n: usize,
-    ) -> PackedColumns {
+    /// No columns yet.
+    pub(crate) fn new(kind: OperandKind) -> PackedColumns {
+        PackedColumns {
+            kind,
+            k: 0,
+            values: Vec::new(),
+            pairs: Vec::new(),
+            stage: Vec::new(),
+        }
+    }
+
+    /// The `n` columns of length `k`, in place of what was here.
+    pub(crate) fn pack(&mut self, level: Level, columns: &impl Columns, k: usize, n: usize) {
         let panels = n.div_ceil(PANEL);
-        let (mut values, mut pairs) = (Vec::new(), Vec::new());
-        match kind {
+        self.k = k;
+        match self.kind {
             OperandKind::F32 => {
-                values.resize(panels * k, PanelRow([0.0; PANEL]));
-                for (panel, rows) in values.chunks_mut(k).enumerate() {
+                self.values.resize(panels * k, PanelRow([0.0; PANEL]));
+                for (panel, rows) in self.values.chunks_mut(k).enumerate() {
                     columns.gather(panel * PANEL, 0, rows);
                 }
             }
             OperandKind::Bf16 => {
-                let mut stage = vec![PanelRow([0.0; PANEL]); k.next_multiple_of(2)];
-                pairs.resize(panels * k.div_ceil(2), PanelRow([0; PANEL]));
-                for (panel, pairs) in pairs.chunks_mut(k.div_ceil(2)).enumerate() {
-                    columns.gather(panel * PANEL, 0, &mut stage[..k]);
-                    let stage = &stage[..];
+                let pairs = k.div_ceil(2);
+                self.stage
+                    .resize(k.next_multiple_of(2), PanelRow([0.0; PANEL]));
+                // A missing odd element.
+                self.stage[k..].fill(PanelRow([0.0; PANEL]));
+                self.pairs.resize(panels * pairs, PanelRow([0; PANEL]));
+                for (panel, pairs) in self.pairs.chunks_mut(pairs).enumerate() {
+                    columns.gather(panel * PANEL, 0, &mut self.stage[..k]);
+                    let stage = &self.stage[..];
                     level.run(PairUp { stage, pairs });
                 }
             }
         }
-        PackedColumns {
-            kind,
-            k,
-            values,
-            pairs,
-        }
+    }
+
+    /// Element `k` of column `n`, of the f32 kind.
+    pub(crate) fn value(&self, k: usize, n: usize) -> f32 {
+        self.values[n / PANEL * self.k + k].0[n % PANEL]
+    }
+
+    /// Whether all elements are finite, of the f32 kind.
+    pub(crate) fn is_finite(&self) -> bool {
+        let finite = |row: &PanelRow<f32>| row.0.iter().all(|v| v.is_finite());
+        self.values.iter().all(finite)
     }
 
     /// `totals[i][j] = dot(rows[range.start + i], column 64 * panel + j)`.
@@ -272,19 +287,18 @@ impl PackedColumns {
         }
     }
 
-    /// `totals[i][j] = dot(x[i, :], column 64 * panel + j)` over `keys` alone, at most 256 elements of f32 columns;
-    /// x has rows of `stride`. Only the first `columns` of the panel count.
-    pub(crate) fn part_product(
+    /// `totals[i][j] = dot(x[i, :], column 64 * panel + j)` of at most 256 elements of f32 columns; x has rows of `stride`.
+    /// Only the first `columns` of the panel count.
+    pub(crate) fn block_product(
         &self,
         level: Level,
         (x, stride): (&[f32], usize),
-        keys: Range<usize>,
         panel: usize,
         columns: usize,
         totals: &mut [[f32; PANEL]],
     ) {
         let block = AddBlock::<F32> {
-            block: &self.values[panel * self.k + keys.start..panel * self.k + keys.end],
+            block: &self.values[panel * self.k..][..self.k],
             x: Operands::new(x, stride),
             start: 0,
             rows: &Rows::Range(0..totals.len()),

@@ -18,8 +18,8 @@ mod tests;
 
 pub(crate) use cpu::Right;
 
-use crate::OpError;
 use crate::linear::OperandKind;
+use crate::{Floats, OpError};
 
 /// How the right operand lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +36,9 @@ pub struct Matmul<'a> {
     /// How operands enter the sums.
     pub kind: OperandKind,
     /// Left operands.
-    pub a: &'a [f32],
+    pub a: Floats<'a>,
     /// Right operands.
-    pub b: &'a [f32],
+    pub b: Floats<'a>,
     /// How each right operand lies.
     pub layout: Layout,
     /// B.
@@ -54,7 +54,7 @@ pub struct Matmul<'a> {
 impl Matmul<'_> {
     const NAME: &'static str = "matmul";
 
-    fn check(&self, out: &[f32]) -> Result<(), OpError> {
+    fn check(&self, out: usize) -> Result<(), OpError> {
         let Self { batch, m, k, n, .. } = *self;
         for (arg, got, one) in [
             ("a [B, M, K]", self.a.len(), m.saturating_mul(k)),
@@ -65,16 +65,18 @@ impl Matmul<'_> {
             }
         }
         let expected = batch.saturating_mul(m).saturating_mul(n);
-        OpError::check_len(Self::NAME, "out [B, M, N]", out.len(), expected)
+        OpError::check_len(Self::NAME, "out [B, M, N]", out, expected)
     }
 
     /// The operands of one product.
-    fn operands(&self, batch: usize) -> (&[f32], &[f32]) {
-        let pick = |all: &'_ [f32], len: usize| {
+    fn operands(&self, batch: usize) -> (Floats<'_>, Floats<'_>) {
+        fn pick(all: Floats<'_>, batch: usize, len: usize) -> Floats<'_> {
             let at = if all.len() == len { 0 } else { batch * len };
-            at..at + len
-        };
-        let (a, b) = (pick(self.a, self.m * self.k), pick(self.b, self.k * self.n));
-        (&self.a[a], &self.b[b])
+            all.slice(at..at + len)
+        }
+        (
+            pick(self.a, batch, self.m * self.k),
+            pick(self.b, batch, self.k * self.n),
+        )
     }
 }

@@ -3,6 +3,7 @@ use jetblock_simd::Cpu;
 use jetblock_testing::*;
 
 use super::*;
+use crate::floats::Codes;
 use crate::golden;
 
 const KINDS: [OperandKind; 2] = [OperandKind::Bf16, OperandKind::F32];
@@ -12,9 +13,25 @@ fn check(op: &Matmul) -> Vec<f32> {
     let mut want = Guarded::new(count);
     op.reference(&mut want).expect("valid arguments");
     want.assert_intact();
+    let (a, b) = (Codes::of(&op.a.to_vec()), Codes::of(&op.b.to_vec()));
+    let stored: Vec<_> = a
+        .into_iter()
+        .zip(b)
+        .map(|(a, b)| {
+            let mut want = vec![0.0; count];
+            let (values, more) = (a.values(), b.values());
+            let op = Matmul {
+                a: (&values).into(),
+                b: (&more).into(),
+                ..*op
+            };
+            op.reference(&mut want).expect("valid arguments");
+            (a, b, want)
+        })
+        .collect();
     for_every_cpu(|cpu| {
         let mut out = Guarded::new(count);
-        op.cpu(&mut out, cpu).expect("valid arguments");
+        op.cpu((&mut out[..]).into(), cpu).expect("valid arguments");
         let Matmul {
             kind,
             layout,
@@ -24,12 +41,17 @@ fn check(op: &Matmul) -> Vec<f32> {
             n,
             ..
         } = *op;
-        assert_bits_equal(
-            format!("{kind:?} {layout:?} {batch} x [{m}, {k}, {n}]"),
-            &out,
-            &want,
-        );
+        let what = format!("{kind:?} {layout:?} {batch} x [{m}, {k}, {n}]");
+        assert_bits_equal(&what, &out, &want);
         out.assert_intact();
+        for (a, b, want) in &stored {
+            let op = Matmul {
+                a: a.floats(),
+                b: b.floats(),
+                ..*op
+            };
+            a.assert_written(&what, want, |out| op.cpu(out, cpu));
+        }
     });
     want.to_vec()
 }
@@ -60,8 +82,8 @@ fn cpu_equals_reference() {
                     for kind in KINDS {
                         check(&Matmul {
                             kind,
-                            a: &a,
-                            b: &b,
+                            a: (&a).into(),
+                            b: (&b).into(),
                             layout,
                             batch,
                             m,
@@ -77,8 +99,8 @@ fn cpu_equals_reference() {
     for layout in [Layout::Plain, Layout::Turned] {
         check(&Matmul {
             kind: OperandKind::F32,
-            a: &a,
-            b: &b,
+            a: (&a).into(),
+            b: (&b).into(),
             layout,
             batch: 1,
             m: 100,
@@ -86,10 +108,22 @@ fn cpu_equals_reference() {
             n: 400,
         });
     }
+    // Rows so long that a task has few of them.
+    let (long, column) = (painted(7, 130 * 8200), painted(8, 8200 * 2));
+    check(&Matmul {
+        kind: OperandKind::Bf16,
+        a: (&long).into(),
+        b: (&column).into(),
+        layout: Layout::Plain,
+        batch: 1,
+        m: 130,
+        k: 8200,
+        n: 2,
+    });
     check(&Matmul {
         kind: OperandKind::F32,
-        a: &[],
-        b: &[],
+        a: Floats::F32(&[]),
+        b: Floats::F32(&[]),
         layout: Layout::Plain,
         batch: 2,
         m: 3,
@@ -98,8 +132,8 @@ fn cpu_equals_reference() {
     });
     check(&Matmul {
         kind: OperandKind::F32,
-        a: &[],
-        b: &a,
+        a: Floats::F32(&[]),
+        b: (&a).into(),
         layout: Layout::Plain,
         batch: 1,
         m: 0,
@@ -114,8 +148,8 @@ fn a_row_does_not_depend_on_its_batch() {
     let (a, b) = (painted(1, 2 * m * k), painted(2, 2 * k * n));
     let op = Matmul {
         kind: OperandKind::Bf16,
-        a: &a,
-        b: &b,
+        a: (&a).into(),
+        b: (&b).into(),
         layout: Layout::Plain,
         batch: 2,
         m,
@@ -124,8 +158,8 @@ fn a_row_does_not_depend_on_its_batch() {
     };
     let all = check(&op);
     let row = check(&Matmul {
-        a: &a[(m + 2) * k..][..k],
-        b: &b[k * n..],
+        a: (&a[(m + 2) * k..][..k]).into(),
+        b: (&b[k * n..]).into(),
         batch: 1,
         m: 1,
         ..op
@@ -143,8 +177,8 @@ fn other_orders_are_noticed() {
     let (a, b) = (painted(1, 600), painted(2, 600));
     let op = Matmul {
         kind: OperandKind::F32,
-        a: &a,
-        b: &b,
+        a: (&a).into(),
+        b: (&b).into(),
         layout: Layout::Turned,
         batch: 1,
         m: 1,
@@ -171,8 +205,8 @@ fn golden_v1() {
         );
         entry.check(&check(&Matmul {
             kind: entry.kind(),
-            a: &a,
-            b: &b,
+            a: (&a).into(),
+            b: (&b).into(),
             layout: Layout::Plain,
             batch,
             m,
@@ -186,17 +220,17 @@ fn golden_v1() {
 fn errors_name_argument_expected_and_got() {
     let op = Matmul {
         kind: OperandKind::F32,
-        a: &[0.0; 12],
-        b: &[0.0; 20],
+        a: Floats::F32(&[0.0; 12]),
+        b: Floats::F32(&[0.0; 20]),
         layout: Layout::Plain,
         batch: 2,
         m: 3,
         k: 2,
         n: 5,
     };
-    op.check(&[0.0; 30]).expect("valid");
+    op.check(30).expect("valid");
     let message = |op: Matmul, out: usize| {
-        let error = op.cpu(&mut vec![0.0; out], &Cpu::single());
+        let error = op.cpu((&mut vec![0.0; out][..]).into(), &Cpu::single());
         error.expect_err("invalid").to_string()
     };
     assert_eq!(
@@ -210,7 +244,7 @@ fn errors_name_argument_expected_and_got() {
     assert_eq!(
         message(
             Matmul {
-                b: &[0.0; 11],
+                b: Floats::F32(&[0.0; 11]),
                 ..op
             },
             30

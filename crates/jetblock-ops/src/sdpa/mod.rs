@@ -15,10 +15,10 @@
 //!
 //! | name | shape | dtype |
 //! |---|---|---|
-//! | q | `[B, QH, T, K]` | f32 |
-//! | k, v | `[B, KVH, S, K]`, `[B, KVH, S, V]` | f32 |
+//! | q | `[B, QH, T, K]` | f32, bf16, f16 |
+//! | k, v | `[B, KVH, S, K]`, `[B, KVH, S, V]` | f32, bf16, f16 |
 //! | mask | `[B or 1, QH or 1, T or 1, S]` | bool, or f32 |
-//! | y | `[B, QH, T, V]` | f32 |
+//! | y | `[B, QH, T, V]` | f32, or rounded to bf16 or f16 at the end |
 //!
 //! Rounding points: every operation above; q and k enter `dot` as operands of the kind.
 
@@ -28,8 +28,8 @@ mod reference;
 mod tests;
 mod weigh;
 
-use crate::OpError;
 use crate::linear::OperandKind;
+use crate::{Floats, OpError};
 
 /// Keys in a block.
 const SPLIT: usize = 256;
@@ -60,17 +60,69 @@ pub struct Broadcast<'a, T> {
     pub rows: usize,
 }
 
+/// Rows of heads, `[B, H, T, K]`: where they lie in some array. The K elements of a row are neighbours.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads<'a> {
+    /// The array, from the first row on.
+    pub values: Floats<'a>,
+    /// Elements between neighbours along B, H and T.
+    pub strides: [usize; 3],
+}
+
+impl<'a> Heads<'a> {
+    /// Rows of `width` that lie without gaps, `[B, heads, rows, width]`.
+    pub fn contiguous(
+        values: impl Into<Floats<'a>>,
+        [heads, rows, width]: [usize; 3],
+    ) -> Heads<'a> {
+        Heads {
+            values: values.into(),
+            strides: [heads * rows * width, rows * width, width],
+        }
+    }
+
+    /// Where row `[b, h, t]` begins.
+    fn at(&self, index: [usize; 3]) -> usize {
+        index.iter().zip(&self.strides).map(|(i, s)| i * s).sum()
+    }
+
+    /// `width` elements of a row.
+    fn row(&self, index: [usize; 3], width: usize) -> Floats<'a> {
+        let at = self.at(index);
+        self.values.slice(at..at + width)
+    }
+
+    /// Whether the array has rows of `width` at all places below `extents`.
+    fn check(&self, arg: &'static str, extents: [usize; 3], width: usize) -> Result<(), OpError> {
+        if width == 0 || extents.contains(&0) {
+            return Ok(());
+        }
+        let places = extents.iter().zip(&self.strides);
+        let needed = places.fold(width, |sum, (&extent, &stride)| {
+            sum.saturating_add((extent - 1).saturating_mul(stride))
+        });
+        match self.values.len() >= needed {
+            true => Ok(()),
+            false => Err(value(
+                arg,
+                format!("at least {needed} elements"),
+                self.values.len(),
+            )),
+        }
+    }
+}
+
 /// Arguments of attention.
 #[derive(Clone, Copy, Debug)]
 pub struct Sdpa<'a> {
     /// How q and k enter their dot products.
     pub kind: OperandKind,
     /// Queries.
-    pub q: &'a [f32],
+    pub q: Heads<'a>,
     /// Keys.
-    pub k: &'a [f32],
+    pub k: Heads<'a>,
     /// Values.
-    pub v: &'a [f32],
+    pub v: Heads<'a>,
     /// Admitted keys.
     pub mask: Mask<'a>,
     /// What a dot product is multiplied by; absent `1 / sqrt(f32(K))`.
@@ -118,7 +170,7 @@ impl<'a, T> Broadcast<'a, T> {
 impl Sdpa<'_> {
     const NAME: &'static str = "sdpa";
 
-    fn check(&self, out: &[f32]) -> Result<(), OpError> {
+    fn check(&self, out: usize) -> Result<(), OpError> {
         let Self {
             batch,
             heads,
@@ -136,18 +188,17 @@ impl Sdpa<'_> {
         if head_dim == 0 {
             return Err(value("K", "at least 1".into(), 0));
         }
-        let q = [batch, heads, queries, head_dim];
-        let kv = |width| [batch, kv_heads, keys, width];
-        len("q [B, QH, T, K]", self.q.len(), q)?;
-        len("k [B, KVH, S, K]", self.k.len(), kv(head_dim))?;
-        len("v [B, KVH, S, V]", self.v.len(), kv(value_dim))?;
+        let kv = [batch, kv_heads, keys];
+        (self.q).check("q [B, QH, T, K]", [batch, heads, queries], head_dim)?;
+        self.k.check("k [B, KVH, S, K]", kv, head_dim)?;
+        self.v.check("v [B, KVH, S, V]", kv, value_dim)?;
         match &self.mask {
             Mask::None | Mask::Causal => {}
             Mask::Admitted(mask) => mask.check(self)?,
             Mask::Bias(mask) => mask.check(self)?,
         }
         let y = [batch, heads, queries, value_dim];
-        len("out [B, QH, T, V]", out.len(), y)
+        len("out [B, QH, T, V]", out, y)
     }
 
     fn scale(&self) -> f32 {

@@ -9,7 +9,7 @@ use crate::linear::reference::dot;
 impl Sdpa<'_> {
     /// The definition.
     pub fn reference(&self, out: &mut [f32]) -> Result<(), OpError> {
-        self.check(out)?;
+        self.check(out.len())?;
         if self.value_dim == 0 {
             return Ok(());
         }
@@ -21,11 +21,13 @@ impl Sdpa<'_> {
     }
 
     fn query(&self, at: [usize; 3], y: &mut [f32]) {
-        let [b, h, t] = at;
-        let q = &self.q[((b * self.heads + h) * self.queries + t) * self.head_dim..];
-        let kv = b * self.kv_heads + h / (self.heads / self.kv_heads);
-        let key = |j: usize| &self.k[(kv * self.keys + j) * self.head_dim..][..self.head_dim];
-        let values = &self.v[kv * self.keys * self.value_dim..];
+        let [b, h, _] = at;
+        let q = self.q.row(at, self.head_dim).to_vec();
+        let kv = h / (self.heads / self.kv_heads);
+        let key = |j: usize| self.k.row([b, kv, j], self.head_dim).to_vec();
+        let values: Vec<Vec<f32>> = (0..self.keys)
+            .map(|j| self.v.row([b, kv, j], self.value_dim).to_vec())
+            .collect();
         let (mut m, mut l) = (f32::NEG_INFINITY, 0.0_f32);
         y.fill(0.0);
         let mut any = false;
@@ -37,7 +39,7 @@ impl Sdpa<'_> {
             }
             any = true;
             let score = |&j: &usize| {
-                let s = self.scale() * dot(self.kind, &q[..self.head_dim], key(j));
+                let s = self.scale() * dot(self.kind, &q, &key(j));
                 match &self.mask {
                     Mask::Bias(bias) => s + bias.row(at, self.keys)[j],
                     _ => s,
@@ -55,7 +57,7 @@ impl Sdpa<'_> {
             let (old, new) = (math::exp(m - largest), math::exp(m_b - largest));
             l = fma(l, old, l_b * new);
             for (d, y) in y.iter_mut().enumerate() {
-                let column = admitted.iter().map(|j| values[j * self.value_dim + d]);
+                let column = admitted.iter().map(|&j| values[j][d]);
                 let o_b = reduce::dot_f32(&p, &column.collect::<Vec<_>>());
                 *y = fma(*y, old, o_b * new);
             }

@@ -3,6 +3,7 @@ use jetblock_simd::Cpu;
 use jetblock_testing::*;
 
 use super::*;
+use crate::floats::Codes;
 use crate::golden;
 
 const KINDS: [OperandKind; 2] = [OperandKind::Bf16, OperandKind::F32];
@@ -43,9 +44,9 @@ impl Case {
     fn op<'a>(&'a self, kind: OperandKind, mask: Mask<'a>) -> Sdpa<'a> {
         Sdpa {
             kind,
-            q: &self.q,
-            k: &self.k,
-            v: &self.v,
+            q: Heads::contiguous(&self.q, [self.heads, self.queries, self.head_dim]),
+            k: Heads::contiguous(&self.k, [self.kv_heads, self.keys, self.head_dim]),
+            v: Heads::contiguous(&self.v, [self.kv_heads, self.keys, self.value_dim]),
             mask,
             scale: None,
             batch: self.batch,
@@ -75,7 +76,7 @@ fn check(op: &Sdpa) -> Vec<f32> {
     want.assert_intact();
     for_every_cpu(|cpu| {
         let mut out = Guarded::new(count);
-        op.cpu(&mut out, cpu).expect("valid arguments");
+        op.cpu((&mut out[..]).into(), cpu).expect("valid arguments");
         let what = format!(
             "{:?}, {} queries, {} keys of {}",
             op.kind, op.queries, op.keys, op.head_dim
@@ -105,6 +106,8 @@ fn cpu_equals_reference() {
         [1, 1, 1, 40, 300, 80, 96],
         [1, 2, 2, 3, 1030, 31, 130],
         [1, 1, 1, 5, 64, 512, 7],
+        // More than a task's queries, over two heads.
+        [1, 2, 1, 300, 260, 16, 16],
     ]
     .into_iter()
     .enumerate()
@@ -219,12 +222,69 @@ fn special_values() {
     }
 }
 
+/// Heads that lie as `[B, T, H, K]` in arrays of two bytes an element, as most models make them.
+#[test]
+fn heads_may_lie_in_any_order_and_dtype() {
+    for (seed, shape) in [
+        (1, [2, 4, 2, 70, 300, 24, 40]),
+        (2, [1, 2, 2, 1, 77, 40, 40]),
+    ] {
+        let [batch, heads, kv_heads, queries, keys, head_dim, value_dim] = shape;
+        let case = Case::new(seed, shape);
+        let turned = |x: &[f32], [h, t, k]: [usize; 3]| -> Vec<f32> {
+            let from = |i: usize| {
+                let (d, h_i, t_i, b) = (i % k, i / k % h, i / k / h % t, i / k / h / t);
+                x[((b * h + h_i) * t + t_i) * k + d]
+            };
+            (0..x.len()).map(from).collect()
+        };
+        let shapes = [
+            [heads, queries, head_dim],
+            [kv_heads, keys, head_dim],
+            [kv_heads, keys, value_dim],
+        ];
+        let arrays = [&case.q, &case.k, &case.v];
+        for dtype in 0..2 {
+            let codes: Vec<Codes> = arrays
+                .iter()
+                .map(|x| Codes::of(x).into_iter().nth(dtype).expect("two dtypes"))
+                .collect();
+            let plain = Case {
+                q: codes[0].values(),
+                k: codes[1].values(),
+                v: codes[2].values(),
+                ..Case::new(seed, shape)
+            };
+            let lying: Vec<Codes> = (0..3)
+                .map(|i| codes[i].with(&turned(&codes[i].values(), shapes[i])))
+                .collect();
+            let at = |i: usize| {
+                let [h, t, k] = shapes[i];
+                Heads {
+                    values: lying[i].floats(),
+                    strides: [h * t * k, k, h * k],
+                }
+            };
+            for kind in KINDS {
+                let op = plain.op(kind, Mask::Causal);
+                let mut want = vec![0.0; batch * heads * queries * value_dim];
+                op.reference(&mut want).expect("valid arguments");
+                let (q, k, v) = (at(0), at(1), at(2));
+                let op = Sdpa { q, k, v, ..op };
+                for_every_cpu(|cpu| {
+                    codes[0].assert_written("turned", &want, |out| op.cpu(out, cpu));
+                });
+            }
+        }
+    }
+}
+
 #[test]
 fn a_row_does_not_depend_on_its_neighbours() {
     let case = Case::new(3, [1, 1, 1, 200, 400, 32, 32]);
     let all = check(&case.op(OperandKind::Bf16, Mask::None));
     let alone = Sdpa {
-        q: &case.q[150 * 32..][..32],
+        q: Heads::contiguous(&case.q[150 * 32..][..32], [1, 1, 32]),
         queries: 1,
         ..case.op(OperandKind::Bf16, Mask::None)
     };
@@ -271,7 +331,7 @@ fn golden_v1() {
 fn errors_name_argument_expected_and_got() {
     let case = Case::new(1, [1, 2, 1, 4, 3, 8, 8]);
     let message = |op: Sdpa, out: usize| {
-        let error = op.cpu(&mut vec![0.0; out], &Cpu::single());
+        let error = op.cpu((&mut vec![0.0; out][..]).into(), &Cpu::single());
         error.expect_err("invalid").to_string()
     };
     let op = case.op(OperandKind::F32, Mask::None);
@@ -284,8 +344,14 @@ fn errors_name_argument_expected_and_got() {
         "sdpa: key/value heads is 0, expected a positive divisor of 2 query heads"
     );
     assert_eq!(
-        message(Sdpa { k: &[], ..op }, 64),
-        "sdpa: k [B, KVH, S, K] has 0 elements, expected 24"
+        message(
+            Sdpa {
+                k: Heads::contiguous(&case.k[..23], [1, 3, 8]),
+                ..op
+            },
+            64
+        ),
+        "sdpa: k [B, KVH, S, K] is 23, expected at least 24 elements"
     );
     let mask = |rows, data| {
         Mask::Admitted(Broadcast {

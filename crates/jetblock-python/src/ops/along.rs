@@ -1,13 +1,17 @@
 //! Operators along one dimension of an array of any rank: reductions, running sums, orders.
 
+use jetblock_ops::OpError;
 use jetblock_ops::cumsum::Cumsum;
 use jetblock_ops::reduce::{Reduce, Reduction};
 use jetblock_ops::sort::Sort;
+use jetblock_simd::Cpu;
 use pyo3::prelude::*;
 
-use super::{compute, shape};
+use super::{GRAIN, PIECE, native, shape, units};
+use crate::convert::Buffer;
 use crate::error::argument;
-use crate::tensor::Tensor;
+use crate::pool;
+use crate::tensor::{Source, Tensor};
 
 /// `out`: x without dimension `dim`, which is reduced; the reduction by name.
 #[pyfunction]
@@ -31,9 +35,14 @@ pub(crate) fn reduce(
     let (outer, len, inner) = split(name, &x, dim)?;
     shape::check(name, "out", &out, "x without dim", &[outer, inner].concat())?;
     let inner = inner.iter().product::<usize>().max(1);
-    let x = x.f32s(name)?;
-    let x = &x[..];
-    compute(py, &mut out, |out, cpu| {
+    let x = x.source(name)?;
+    let lines = Lines {
+        x: &x,
+        len,
+        inner,
+        out_len: 1,
+    };
+    lines.compute(py, &mut out, |x, inner, out, cpu| {
         let op = Reduce {
             reduction,
             x,
@@ -59,12 +68,76 @@ pub(crate) fn cumsum(
         return Ok(());
     }
     let inner = inner.iter().product();
-    let x = x.f32s("cumsum: x")?;
-    let x = &x[..];
-    compute(py, &mut out, |out, cpu| {
+    let x = x.source("cumsum: x")?;
+    let lines = Lines {
+        x: &x,
+        len,
+        inner,
+        out_len: len,
+    };
+    lines.compute(py, &mut out, |x, inner, out, cpu| {
         Cumsum { x, len, inner }.cpu(out, cpu)
     })
 }
+
+/// An operator along the middle of `x [outer, len, inner]`, with an output `[outer, out_len, inner]`.
+struct Lines<'a> {
+    x: &'a Source<'a>,
+    len: usize,
+    inner: usize,
+    out_len: usize,
+}
+
+impl Lines<'_> {
+    /// `op` gets `[.., len, inner]`, its inner and its output; both may have fewer outer and inner elements than x.
+    fn compute(
+        &self,
+        py: Python<'_>,
+        out: &mut Tensor<'_>,
+        mut op: impl FnMut(&[f32], usize, &mut [f32], &Cpu) -> Result<(), OpError> + Send,
+    ) -> PyResult<()> {
+        let Lines {
+            x,
+            len,
+            inner,
+            out_len,
+        } = *self;
+        let (unit, out_unit) = (len * inner, out_len * inner);
+        let piece = PIECE * pool::operators()?.threads();
+        if unit <= piece || inner == 1 || x.in_place().is_some() {
+            let units = units([(x, unit)], out_unit);
+            return units.compute(py, out, |_, [x], out, cpu| op(x, inner, out, cpu));
+        }
+        // Columns of one unit at a time.
+        let width = (piece / len).clamp(MIN_WIDTH, inner);
+        native(py, out, |mut out, cpu| {
+            let (mut from, mut to) = (Buffer::new(len * width), Buffer::new(out_len * width));
+            let thread = cpu.one_thread();
+            for unit in 0..out.len() / out_unit {
+                for first in (0..inner).step_by(width) {
+                    let width = width.min(inner - first);
+                    let (from, to) = (&mut from[..len * width], &mut to[..out_len * width]);
+                    let grain = GRAIN.div_ceil(width);
+                    cpu.par_rows(from, width, grain, |row, rows| {
+                        for (i, values) in rows.chunks_mut(width).enumerate() {
+                            x.read((unit * len + row + i) * inner + first, values, &thread);
+                        }
+                    });
+                    op(from, width, to, cpu)?;
+                    for (row, values) in to.chunks(width).enumerate() {
+                        let at = (unit * out_len + row) * inner + first;
+                        let out = out.reborrow().slice(at..at + width);
+                        out.write(cpu.level(), values);
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Columns that are read together at least: some cache lines.
+const MIN_WIDTH: usize = 64;
 
 /// `values` and `indices [.., k]` of the first k elements of each sorted row of `x [.., n]`.
 #[pyfunction]
@@ -81,15 +154,18 @@ pub(crate) fn topk(
     let expected = [&x.shape[..x.shape.len() - 1], &[k]].concat();
     shape::check(OP, "values", &values, "[.., k]", &expected)?;
     shape::check(OP, "indices", &indices, "[.., k]", &expected)?;
-    let x = x.f32s("topk: x")?;
-    let op = Sort {
-        x: &x,
-        row_len,
-        k,
-        descending: largest,
-    };
+    let x = x.source("topk: x")?;
     let indices = indices.i64s_mut("topk: indices")?;
-    compute(py, &mut values, |values, cpu| op.cpu(values, indices, cpu))
+    units([(&x, row_len)], k).compute(py, &mut values, |rows, [x], values, cpu| {
+        let op = Sort {
+            x,
+            row_len,
+            k,
+            descending: largest,
+        };
+        let first = rows.start * k;
+        op.cpu(values, &mut indices[first..][..values.len()], cpu)
+    })
 }
 
 /// The dimensions before `dim`, its length, and those behind it.

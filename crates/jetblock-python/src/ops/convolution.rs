@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use super::grid::three;
 use super::weight::operand_kind;
-use super::{compute, optional, shape};
+use super::{native, optional, shape};
 use crate::error::argument;
 use crate::pool;
 use crate::tensor::Tensor;
@@ -143,13 +143,13 @@ pub(crate) fn conv(
     let weight = &*weight.weight;
     let channels = weight.params().out_channels;
     let bias = optional(OP, "bias", bias.as_ref(), "N", channels)?;
-    let x = x.f32s("conv: x")?;
+    let x = x.stored("conv: x")?;
     let op = Conv {
-        x: &x,
+        x: x.floats(),
         batch,
         input_size,
         weight,
         bias: bias.as_deref(),
     };
-    compute(py, &mut out, |out, cpu| op.cpu(out, cpu))
+    native(py, &mut out, |out, cpu| op.cpu(out, cpu))
 }

@@ -4,7 +4,7 @@ use jetblock_ops::pool::{Pool, Pooling, Window};
 use jetblock_ops::upsample::{Mode, Upsample};
 use pyo3::prelude::*;
 
-use super::{compute, shape};
+use super::{shape, units};
 use crate::error::argument;
 use crate::tensor::Tensor;
 
@@ -41,16 +41,19 @@ pub(crate) fn upsample(
     }
     shape::check(OP, "out", &out, "[B, C, ..]", &expected)?;
     let scale_factor = three(OP, "scale_factor", &scale_factor, x.shape.len() - 2, 0.0)?;
-    let x = x.f32s("interpolate: x")?;
-    let op = Upsample {
-        x: &x,
-        input_size: input,
-        output_size: output,
-        mode,
-        align_corners,
-        scale_factor,
-    };
-    compute(py, &mut out, |out, cpu| op.cpu(out, cpu))
+    let x = x.source("interpolate: x")?;
+    let planes = [input, output].map(|size| size.iter().product());
+    units([(&x, planes[0])], planes[1]).compute(py, &mut out, |_, [x], out, cpu| {
+        let op = Upsample {
+            x,
+            input_size: input,
+            output_size: output,
+            mode,
+            align_corners,
+            scale_factor,
+        };
+        op.cpu(out, cpu)
+    })
 }
 
 /// `out [B, C, ..]`: means of windows of `x [B, C, ..]`.
@@ -104,17 +107,25 @@ fn pool(
     out: &mut Tensor<'_>,
 ) -> PyResult<()> {
     let input_size = size(name, x)?;
-    let values = x.f32s(name)?;
-    let op = Pool {
-        x: &values,
+    let output = Pool {
+        x: &[],
         input_size,
         pooling,
     };
-    let output = op.output_size().map_err(argument)?;
+    let output = output.output_size().map_err(argument)?;
     let dims = x.shape.len() - 2;
     let expected = [&x.shape[..2], &output[3 - dims..]].concat();
     shape::check(name, "out", out, "[B, C, ..]", &expected)?;
-    compute(py, out, |out, cpu| op.cpu(out, cpu))
+    let x = x.source(name)?;
+    let planes = [input_size, output].map(|size| size.iter().product());
+    units([(&x, planes[0])], planes[1]).compute(py, out, |_, [x], out, cpu| {
+        let op = Pool {
+            x,
+            input_size,
+            pooling,
+        };
+        op.cpu(out, cpu)
+    })
 }
 
 /// The extents behind batch and channels, as three.

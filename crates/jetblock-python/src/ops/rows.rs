@@ -8,7 +8,7 @@ use jetblock_ops::softmax::{Scale, Softmax};
 use jetblock_ops::swiglu::SwiGlu;
 use pyo3::prelude::*;
 
-use super::{compute, shape};
+use super::{shape, units};
 use crate::error::argument;
 use crate::tensor::Tensor;
 
@@ -30,9 +30,9 @@ pub(crate) fn rms_norm(
         &[width],
     )?;
     shape::check("rms_norm", "out", &out, "as x", &x.shape)?;
-    let (x, weight) = (x.f32s("rms_norm: x")?, weight.f32s("rms_norm: weight")?);
-    let (x, weight) = (&x[..], &weight[..]);
-    compute(py, &mut out, |out, cpu| {
+    let (x, weight) = (x.source("rms_norm: x")?, weight.f32s("rms_norm: weight")?);
+    let weight = &weight[..];
+    units([(&x, width)], width).compute(py, &mut out, |_, [x], out, cpu| {
         RmsNorm { x, weight, eps }.cpu(out, cpu)
     })
 }
@@ -59,17 +59,22 @@ pub(crate) fn rms_norm_gated(
         &[width],
     )?;
     shape::check(OP, "out", &out, "as y", &y.shape)?;
-    let (y, z) = (y.f32s("rms_norm_gated: y")?, z.f32s("rms_norm_gated: z")?);
+    let (y, z) = (
+        y.source("rms_norm_gated: y")?,
+        z.source("rms_norm_gated: z")?,
+    );
     let weight = weight.f32s("rms_norm_gated: weight")?;
-    let (y, z, weight) = (&y[..], Columns::whole(&z, width), &weight[..]);
-    let op = RmsNormGated {
-        y,
-        z,
-        weight,
-        groups,
-        eps,
-    };
-    compute(py, &mut out, |out, cpu| op.cpu(out, cpu))
+    let weight = &weight[..];
+    units([(&y, width), (&z, width)], width).compute(py, &mut out, |_, [y, z], out, cpu| {
+        let op = RmsNormGated {
+            y,
+            z: Columns::whole(z, width),
+            weight,
+            groups,
+            eps,
+        };
+        op.cpu(out, cpu)
+    })
 }
 
 /// `out = f(x)`, elementwise; f by name.
@@ -99,9 +104,8 @@ pub(crate) fn activation(
         _ => return Err(argument(format!("{name:?} is no activation"))),
     };
     shape::check(name, "out", &out, "as x", &x.shape)?;
-    let x = x.f32s("x")?;
-    let x = &x[..];
-    compute(py, &mut out, |out, cpu| f.cpu(x, out, cpu))
+    let x = x.source("x")?;
+    units([(&x, 1)], 1).compute(py, &mut out, |_, [x], out, cpu| f.cpu(x, out, cpu))
 }
 
 /// `out = x^exponent`, elementwise.
@@ -113,9 +117,8 @@ pub(crate) fn power(
     mut out: Tensor<'_>,
 ) -> PyResult<()> {
     shape::check("pow", "out", &out, "as x", &x.shape)?;
-    let x = x.f32s("pow: x")?;
-    let x = &x[..];
-    compute(py, &mut out, |out, cpu| pow(x, exponent, out, cpu))
+    let x = x.source("pow: x")?;
+    units([(&x, 1)], 1).compute(py, &mut out, |_, [x], out, cpu| pow(x, exponent, out, cpu))
 }
 
 /// `out = silu(gate) * up`.
@@ -128,9 +131,8 @@ pub(crate) fn swiglu(
 ) -> PyResult<()> {
     shape::check("swiglu", "up", &up, "as gate", &gate.shape)?;
     shape::check("swiglu", "out", &out, "as gate", &gate.shape)?;
-    let (gate, up) = (gate.f32s("swiglu: gate")?, up.f32s("swiglu: up")?);
-    let (gate, up) = (&gate[..], &up[..]);
-    compute(py, &mut out, |out, cpu| {
+    let (gate, up) = (gate.source("swiglu: gate")?, up.source("swiglu: up")?);
+    units([(&gate, 1), (&up, 1)], 1).compute(py, &mut out, |_, [gate, up], out, cpu| {
         out.copy_from_slice(gate);
         SwiGlu { up }.cpu(out, cpu)
     })
@@ -150,9 +152,8 @@ pub(crate) fn softmax(
     };
     let row_len = shape::last(op, "x", &x)?;
     shape::check(op, "out", &out, "as x", &x.shape)?;
-    let x = x.f32s(op)?;
-    let x = &x[..];
-    compute(py, &mut out, |out, cpu| {
+    let x = x.source(op)?;
+    units([(&x, row_len)], row_len).compute(py, &mut out, |_, [x], out, cpu| {
         Softmax { x, row_len, scale }.cpu(out, cpu)
     })
 }

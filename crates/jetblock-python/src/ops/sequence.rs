@@ -1,30 +1,59 @@
 //! Operators along the tokens of sequences. Arrays are `[B, T, ..]`: B sequences of T tokens each.
 
+use std::ops::Range;
+
 use jetblock_ops::attention::{Attention, KvCache, KvCacheConfig, KvDtype};
 use jetblock_ops::causal_conv1d::{CausalConv1d, Taps, transpose_weight};
 use jetblock_ops::gated_delta_rule::GatedDeltaRule;
 use jetblock_ops::linear::OperandKind;
 use jetblock_ops::linear_attention::LinearAttention;
 use jetblock_ops::rope::{Rope, RopeConfig, RopeScaling, RopeTable};
-use jetblock_ops::sdpa::{Broadcast, Mask, Sdpa};
+use jetblock_ops::sdpa::{Broadcast, Heads, Mask, Sdpa};
 use jetblock_ops::selective_scan::{
     SelectiveScan, decay_rates as rates_of, state_from_canonical, state_to_canonical,
 };
 use jetblock_ops::{Columns, Segment};
-use jetblock_simd::fp_env;
+use jetblock_simd::{Cpu, fp_env};
 use pyo3::prelude::*;
 
-use super::{compute, shape};
+use super::{compute, native, shape, units};
 use crate::error::argument;
-use crate::tensor::{Element, Tensor};
+use crate::tensor::{Element, RowSource, Tensor};
 
 /// B sequences of T tokens, each at position `start`.
-fn segments(batch: usize, tokens: usize, start: usize) -> Vec<Segment> {
-    let segment = |b: usize| Segment {
-        rows: b * tokens..(b + 1) * tokens,
-        start,
-    };
-    (0..batch).map(segment).collect()
+#[derive(Clone, Copy)]
+struct Sequences {
+    batch: usize,
+    tokens: usize,
+    start: usize,
+}
+
+impl Sequences {
+    /// The sequences that have some of the rows `[B T]`, and which of these rows are theirs.
+    fn of(&self, rows: Range<usize>) -> (Range<usize>, Vec<Segment>) {
+        if self.tokens == 0 {
+            let segment = Segment {
+                rows: 0..0,
+                start: self.start,
+            };
+            return (0..self.batch, vec![segment; self.batch]);
+        }
+        let all = rows.start / self.tokens..rows.end.div_ceil(self.tokens);
+        let segment = |b: usize| {
+            let own = b * self.tokens;
+            let (first, end) = (rows.start.max(own), rows.end.min(own + self.tokens));
+            Segment {
+                rows: first - rows.start..end - rows.start,
+                start: self.start + first - own,
+            }
+        };
+        (all.clone(), all.map(segment).collect())
+    }
+
+    /// All of them.
+    fn all(&self) -> Vec<Segment> {
+        self.of(0..self.batch * self.tokens).1
+    }
 }
 
 /// `out [B, T, C]` of `x [B, T, C]`, `weight [C, K]`, `bias [C]`; `state [B, K - 1, C]` f32 is advanced.
@@ -56,21 +85,27 @@ pub(crate) fn causal_conv1d(
     let bias_or_x = bias.as_ref().unwrap_or(&x);
     state.check_apart("causal_conv1d: state", &[&x, &weight, bias_or_x])?;
     let weight = transpose_weight(&weight.f32s("causal_conv1d: weight")?, channels);
-    let x = x.f32s("causal_conv1d: x")?;
+    let x = x.source("causal_conv1d: x")?;
     let bias = bias
         .as_ref()
         .map(|bias| bias.f32s("causal_conv1d: bias"))
         .transpose()?;
+    let bias = bias.as_deref();
     let state = state.f32s_mut("causal_conv1d: state")?;
-    let segments = segments(batch, tokens, 0);
-    let op = CausalConv1d {
-        x: Columns::whole(&x, channels),
-        weight: Taps::Fixed(&weight),
-        bias: bias.as_deref(),
-        segments: &segments,
+    let sequences = Sequences {
+        batch,
+        tokens,
+        start: 0,
     };
-    compute(py, &mut out, |out, cpu| {
-        op.cpu(&mut per_sequence(state, batch), out, cpu)
+    units([(&x, channels)], channels).compute(py, &mut out, |rows, [x], out, cpu| {
+        let (own, segments) = sequences.of(rows);
+        let op = CausalConv1d {
+            x: Columns::whole(x, channels),
+            weight: Taps::Fixed(&weight),
+            bias,
+            segments: &segments,
+        };
+        op.cpu(&mut per_sequence(state, batch)[own], out, cpu)
     })
 }
 
@@ -92,20 +127,24 @@ pub(crate) fn dynamic_causal_conv1d(
     shape::check(OP, "state", &state, "[B, K - 1, C]", &state_shape)?;
     shape::check(OP, "out", &out, "as x", &x.shape)?;
     state.check_apart("dynamic_causal_conv1d: state", &[&x, &weight])?;
-    let x = x.f32s("dynamic_causal_conv1d: x")?;
-    let weight = weight.f32s("dynamic_causal_conv1d: weight")?;
+    let x = x.source("dynamic_causal_conv1d: x")?;
+    let weight = weight.source("dynamic_causal_conv1d: weight")?;
     let state = state.f32s_mut("dynamic_causal_conv1d: state")?;
-    let op = CausalConv1d {
-        x: Columns::whole(&x, channels),
-        weight: Taps::EachRow {
-            weight: &weight,
-            kernel,
-        },
-        bias: None,
-        segments: &segments(batch, tokens, 0),
+    let sequences = Sequences {
+        batch,
+        tokens,
+        start: 0,
     };
-    compute(py, &mut out, |out, cpu| {
-        op.cpu(&mut per_sequence(state, batch), out, cpu)
+    let inputs = [(&x, channels), (&weight, kernel * channels)];
+    units(inputs, channels).compute(py, &mut out, |rows, [x, weight], out, cpu| {
+        let (own, segments) = sequences.of(rows);
+        let op = CausalConv1d {
+            x: Columns::whole(x, channels),
+            weight: Taps::EachRow { weight, kernel },
+            bias: None,
+            segments: &segments,
+        };
+        op.cpu(&mut per_sequence(state, batch)[own], out, cpu)
     })
 }
 
@@ -155,42 +194,60 @@ pub(crate) fn selective_scan(
         "selective_scan: state",
         &[&x, &dt, &a, &b, &c, &d, &dt_bias],
     )?;
-    let (x, dt) = (x.f32s("selective_scan: x")?, dt.f32s("selective_scan: dt")?);
-    let (b, c) = (b.f32s("selective_scan: b")?, c.f32s("selective_scan: c")?);
+    let (x, dt) = (
+        x.source("selective_scan: x")?,
+        dt.source("selective_scan: dt")?,
+    );
+    let (b, c) = (
+        b.source("selective_scan: b")?,
+        c.source("selective_scan: c")?,
+    );
     let (a, d) = (a.f32s("selective_scan: a")?, d.f32s("selective_scan: d")?);
     let dt_bias = dt_bias.f32s("selective_scan: dt_bias")?;
-    let segments = segments(batch, tokens, 0);
-    let op = SelectiveScan {
-        x: Columns::whole(&x, heads * head_dim),
-        b: Columns::whole(&b, groups * state_len),
-        c: Columns::whole(&c, groups * state_len),
-        dt_raw: Columns::whole(&dt, heads),
-        dt_bias: &dt_bias,
-        a: &a,
-        d: &d,
-        groups,
-        dt_limit,
-        segments: &segments,
+    let (a, d, dt_bias) = (&a[..], &d[..], &dt_bias[..]);
+    let sequences = Sequences {
+        batch,
+        tokens,
+        start: 0,
+    };
+    let (width, group) = (heads * head_dim, groups * state_len);
+    let inputs = [(&x, width), (&dt, heads), (&b, group), (&c, group)];
+    let tokens = units(inputs, width);
+    let scan = |rows, [x, dt, b, c]: [&[f32]; 4], state: &mut [f32], out: &mut [f32], cpu: &Cpu| {
+        let (own, segments) = sequences.of(rows);
+        let op = SelectiveScan {
+            x: Columns::whole(x, width),
+            b: Columns::whole(b, group),
+            c: Columns::whole(c, group),
+            dt_raw: Columns::whole(dt, heads),
+            dt_bias,
+            a,
+            d,
+            groups,
+            dt_limit,
+            segments: &segments,
+        };
+        op.cpu(&mut per_sequence(state, batch)[own], out, cpu)
     };
     // The operator keeps p contiguous. A state that lies so already, as the ones made here do, is advanced in place.
     if state.transpose_last_two() {
         let state = state.f32s_mut("selective_scan: state")?;
-        return compute(py, &mut out, |out, cpu| {
-            op.cpu(&mut per_sequence(state, batch), out, cpu)
+        return tokens.compute(py, &mut out, |rows, inputs, out, cpu| {
+            scan(rows, inputs, state, out, cpu)
         });
     }
     let state = state.f32s_mut("selective_scan: state")?;
-    compute(py, &mut out, |out, cpu| {
-        let mut own = match state.is_empty() {
-            true => Vec::new(),
-            false => state_from_canonical(state, state_len, head_dim),
-        };
-        op.cpu(&mut per_sequence(&mut own, batch), out, cpu)?;
-        if !own.is_empty() {
-            state.copy_from_slice(&state_to_canonical(&own, state_len, head_dim));
-        }
-        Ok(())
-    })
+    let mut own = match state.is_empty() {
+        true => Vec::new(),
+        false => state_from_canonical(state, state_len, head_dim),
+    };
+    tokens.compute(py, &mut out, |rows, inputs, out, cpu| {
+        scan(rows, inputs, &mut own, out, cpu)
+    })?;
+    if !own.is_empty() {
+        state.copy_from_slice(&state_to_canonical(&own, state_len, head_dim));
+    }
+    Ok(())
 }
 
 /// `out [B, T, H, V]` of `q` and `k [B, T, G, K]`, `v [B, T, H, V]`, `g` and `beta [B, T, H]`; `state [B, H, K, V]` f32
@@ -222,28 +279,42 @@ pub(crate) fn gated_delta_rule(
     shape::check(OP, "out", &out, "as v", &v.shape)?;
     state.check_apart("gated_delta_rule: state", &[&q, &k, &v, &g, &beta])?;
     let (q, k) = (
-        q.f32s("gated_delta_rule: q")?,
-        k.f32s("gated_delta_rule: k")?,
+        q.source("gated_delta_rule: q")?,
+        k.source("gated_delta_rule: k")?,
     );
     let (v, g) = (
-        v.f32s("gated_delta_rule: v")?,
-        g.f32s("gated_delta_rule: g")?,
+        v.source("gated_delta_rule: v")?,
+        g.source("gated_delta_rule: g")?,
     );
-    let beta = beta.f32s("gated_delta_rule: beta")?;
+    let beta = beta.source("gated_delta_rule: beta")?;
     let state = state.f32s_mut("gated_delta_rule: state")?;
-    let op = GatedDeltaRule {
-        q: Columns::whole(&q, groups * keys),
-        k: Columns::whole(&k, groups * keys),
-        v: Columns::whole(&v, heads * values),
-        g: Columns::whole(&g, heads),
-        beta: Columns::whole(&beta, heads),
-        groups,
-        scale,
-        qk_l2norm,
-        segments: &segments(batch, tokens, 0),
+    let sequences = Sequences {
+        batch,
+        tokens,
+        start: 0,
     };
-    compute(py, &mut out, |out, cpu| {
-        op.cpu(&mut per_sequence(state, batch), out, cpu)
+    let (width, group) = (heads * values, groups * keys);
+    let inputs = [
+        (&q, group),
+        (&k, group),
+        (&v, width),
+        (&g, heads),
+        (&beta, heads),
+    ];
+    units(inputs, width).compute(py, &mut out, |rows, [q, k, v, g, beta], out, cpu| {
+        let (own, segments) = sequences.of(rows);
+        let op = GatedDeltaRule {
+            q: Columns::whole(q, group),
+            k: Columns::whole(k, group),
+            v: Columns::whole(v, width),
+            g: Columns::whole(g, heads),
+            beta: Columns::whole(beta, heads),
+            groups,
+            scale,
+            qk_l2norm,
+            segments: &segments,
+        };
+        op.cpu(&mut per_sequence(state, batch)[own], out, cpu)
     })
 }
 
@@ -280,20 +351,28 @@ pub(crate) fn linear_attention(
     shape::check(OP, "out", &out, "as v", &v.shape)?;
     state.check_apart("linear_attention: state", &[&q, &k, &v])?;
     let (q, k) = (
-        q.f32s("linear_attention: q")?,
-        k.f32s("linear_attention: k")?,
+        q.source("linear_attention: q")?,
+        k.source("linear_attention: k")?,
     );
-    let v = v.f32s("linear_attention: v")?;
+    let v = v.source("linear_attention: v")?;
     let state = state.f32s_mut("linear_attention: state")?;
-    let op = LinearAttention {
-        q: Columns::whole(&q, heads * keys),
-        k: Columns::whole(&k, heads * keys),
-        v: Columns::whole(&v, heads * values),
-        heads,
-        segments: &segments(batch, tokens, 0),
+    let sequences = Sequences {
+        batch,
+        tokens,
+        start: 0,
     };
-    compute(py, &mut out, |out, cpu| {
-        op.cpu(&mut per_sequence(state, batch), out, cpu)
+    let (width, value_width) = (heads * keys, heads * values);
+    let inputs = [(&q, width), (&k, width), (&v, value_width)];
+    units(inputs, value_width).compute(py, &mut out, |rows, [q, k, v], out, cpu| {
+        let (own, segments) = sequences.of(rows);
+        let op = LinearAttention {
+            q: Columns::whole(q, width),
+            k: Columns::whole(k, width),
+            v: Columns::whole(v, value_width),
+            heads,
+            segments: &segments,
+        };
+        op.cpu(&mut per_sequence(state, batch)[own], out, cpu)
     })
 }
 
@@ -347,9 +426,14 @@ pub(crate) fn attention(
             caches.push(cache);
         }
         let caches: Vec<&KvCache> = caches.iter().collect();
+        let sequences = Sequences {
+            batch,
+            tokens,
+            start: keys - tokens,
+        };
         let op = Attention {
             q: Columns::whole(q, heads * head_dim),
-            segments: &segments(batch, tokens, keys - tokens),
+            segments: &sequences.all(),
             caches: &caches,
             num_attention_heads: heads,
             split,
@@ -417,12 +501,12 @@ pub(crate) fn sdpa(
         true => OperandKind::Bf16,
         false => OperandKind::F32,
     };
-    let (q, k, v) = (q.f32s(OP)?, k.f32s(OP)?, v.f32s(OP)?);
+    let (q, k, v) = (q.row_source(OP)?, k.row_source(OP)?, v.row_source(OP)?);
     let op = Sdpa {
         kind,
-        q: &q,
-        k: &k,
-        v: &v,
+        q: heads_of(&q),
+        k: heads_of(&k),
+        v: heads_of(&v),
         mask,
         scale,
         batch,
@@ -433,7 +517,15 @@ pub(crate) fn sdpa(
         head_dim,
         value_dim,
     };
-    compute(py, &mut out, |out, cpu| op.cpu(out, cpu))
+    native(py, &mut out, |out, cpu| op.cpu(out, cpu))
+}
+
+fn heads_of<'a>(rows: &'a RowSource<'_>) -> Heads<'a> {
+    let (values, strides) = rows.rows();
+    Heads {
+        values,
+        strides: [strides[0], strides[1], strides[2]],
+    }
 }
 
 /// The dimensions of an array that has four.
@@ -459,7 +551,7 @@ pub(crate) fn rope(
     inverse_frequencies: Option<Vec<f64>>,
     mut out: Tensor<'_>,
 ) -> PyResult<()> {
-    let [batch, tokens, _, head_dim] = shape::dims("rope", "x", &x, "[B, T, H, K]")?;
+    let [batch, tokens, heads, head_dim] = shape::dims("rope", "x", &x, "[B, T, H, K]")?;
     shape::check("rope", "out", &out, "as x", &x.shape)?;
     let frequencies = match inverse_frequencies {
         Some(given) => {
@@ -478,11 +570,16 @@ pub(crate) fn rope(
         .inverse_frequencies()
         .map_err(argument)?,
     };
-    let x = x.f32s("rope: x")?;
-    let x = &x[..];
-    compute(py, &mut out, |out, cpu| {
-        let mut table = RopeTable::default();
-        table.fill(&frequencies, &segments(batch, tokens, start));
+    let x = x.source("rope: x")?;
+    let sequences = Sequences {
+        batch,
+        tokens,
+        start,
+    };
+    let mut table = RopeTable::default();
+    let width = heads * head_dim;
+    units([(&x, width)], width).compute(py, &mut out, |rows, [x], out, cpu| {
+        table.fill(&frequencies, &sequences.of(rows).1);
         out.copy_from_slice(x);
         let table = &table;
         Rope { table, head_dim }.cpu(out, cpu)

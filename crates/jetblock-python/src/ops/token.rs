@@ -8,7 +8,7 @@ use jetblock_ops::sampling::{Sampling, SamplingParams};
 use pyo3::prelude::*;
 
 use super::weight::float_dtype;
-use super::{compute, shape};
+use super::{compute, shape, units};
 use crate::error::argument;
 use crate::pool;
 use crate::tensor::Tensor;
@@ -33,18 +33,20 @@ pub(crate) fn embedding(
     let dtype = float_dtype("embedding: weight", weight.element)?;
     let ids = ids.u32s("embedding: ids")?;
     let bytes = weight.bytes();
-    let op = Embedding {
-        ids: &ids,
-        table: Table::Rows {
-            rows: WeightRows {
-                dtype,
-                rows,
-                bytes: &bytes,
+    units([], hidden_size).compute(py, &mut out, |range, [], out, cpu| {
+        let op = Embedding {
+            ids: &ids[range.start.min(ids.len())..range.end.min(ids.len())],
+            table: Table::Rows {
+                rows: WeightRows {
+                    dtype,
+                    rows,
+                    bytes: &bytes,
+                },
+                hidden_size,
             },
-            hidden_size,
-        },
-    };
-    compute(py, &mut out, |out, cpu| op.cpu(out, cpu))
+        };
+        op.cpu(out, cpu)
+    })
 }
 
 /// `experts [R, k]` i64, ascending, and `weights [R, k]` f32 of `logits [R, E]` and `bias [E]`.

@@ -9,8 +9,9 @@ use jetblock_ops::matmul::{Layout, Matmul};
 use jetblock_tensor::DType;
 use pyo3::prelude::*;
 
-use super::{compute, shape};
+use super::{Units, native, shape};
 use crate::error::argument;
+use crate::pool;
 use crate::tensor::{Element, Tensor};
 
 /// A weight matrix `[N, K]`, packed for one operand kind. It does not follow later changes of its source.
@@ -77,6 +78,10 @@ pub(super) fn float_dtype(name: &str, element: Element) -> PyResult<DType> {
     }
 }
 
+/// Elements of x or of the output that a thread brings to or from f32 at once, and rows worth reading the weight again for.
+const LEFT: usize = 1 << 19;
+const MIN_ROWS: usize = 64;
+
 /// `out [.., N]` of `x [.., K]`, `weight [N, K]` and `bias [N]`.
 #[pyfunction]
 #[pyo3(signature = (x, weight, bias, out))]
@@ -103,16 +108,23 @@ pub(crate) fn linear(
     if let Some(bias) = &bias {
         shape::check(OP, "bias", bias, "N", &[weight.n()])?;
     }
-    let x = x.f32s("linear: x")?;
+    let x = x.source("linear: x")?;
     let bias = bias
         .as_ref()
         .map(|bias| bias.f32s("linear: bias"))
         .transpose()?;
-    let (x, bias) = (&x[..], bias.as_deref());
-    compute(py, &mut out, |out, cpu| {
-        let x = Prepared::prepare(cpu, weight.kind(), x, weight.k())?;
+    let bias = bias.as_deref();
+    let (k, n) = (weight.k(), weight.n());
+    let mut prepared = Prepared::new(weight.kind());
+    let rows = Units {
+        inputs: [(&x, k)],
+        out: n,
+        at_most: (LEFT * pool::operators()?.threads() / k.max(n)).max(MIN_ROWS),
+    };
+    rows.compute(py, &mut out, |_, [x], out, cpu| {
+        prepared.prepare_into(cpu, x, k)?;
         let args = Linear {
-            x: &x,
+            x: &prepared,
             weight,
             bias,
             epilogue: Epilogue::None,
@@ -145,16 +157,16 @@ pub(crate) fn matmul(
         true => Layout::Turned,
         false => Layout::Plain,
     };
-    let (a, b) = (a.f32s("matmul: a")?, b.f32s("matmul: b")?);
+    let (a, b) = (a.stored("matmul: a")?, b.stored("matmul: b")?);
     let op = Matmul {
         kind,
-        a: &a,
-        b: &b,
+        a: a.floats(),
+        b: b.floats(),
         layout,
         batch,
         m,
         k,
         n,
     };
-    compute(py, &mut out, |out, cpu| op.cpu(out, cpu))
+    native(py, &mut out, |out, cpu| op.cpu(out, cpu))
 }
