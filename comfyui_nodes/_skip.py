@@ -1,0 +1,177 @@
+"""Skipped steps inside ComfyUI: around the guider's prediction, which every architecture and sampler goes through.
+
+Wrappers of `DIFFUSION_MODEL`, which other packs use for this, are not called by all of ComfyUI's models (SD3, for one).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import comfy.patcher_extension
+import torch
+
+from jetblock.diffusion.skipping import SkipSettings, StepSkipper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from comfy.model_patcher import ModelPatcher
+
+KEY = "jetblock_skip"
+"""Under which the wrappers are attached: a model patched twice skips as the last node says."""
+WITHOUT_NOISE = {
+    f"sample_{name}"
+    for name in (
+        *("euler", "heun", "heunpp2", "dpm_2", "lms", "dpmpp_2m", "ipndm", "ipndm_v", "deis", "res_multistep"),
+        *("gradient_estimation", "unipc", "unipc_bh2"),
+    )
+}
+"""Sampler functions of ComfyUI that add no noise in their steps; others are taken to add some."""
+
+
+@dataclass
+class Skips:
+    """What the last sampling of a patched model skipped."""
+
+    settings: SkipSettings
+    steps: int = 0
+    computed: list[int] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+
+    def text(self) -> str:
+        """In words."""
+        if not self.steps:
+            return "This model has not sampled yet."
+        if self.steps < self.settings.minimum_steps:
+            return f"Nothing skipped: {self.steps} steps, and below {self.settings.minimum_steps} each one counts."
+        images = [
+            f"image {image}: {computed} calls computed, {skipped} saved"
+            for image, (computed, skipped) in enumerate(zip(self.computed, self.skipped, strict=True))
+        ]
+        saved, total = sum(self.skipped), sum(self.skipped) + sum(self.computed)
+        return "\n".join([f"{saved} of {total} calls of the model saved ({saved / max(total, 1):.0%}).", *images])
+
+    def table(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def skipping_model(model: ModelPatcher, settings: SkipSettings) -> ModelPatcher:
+    """A clone of the model that skips steps in every sampler."""
+    kinds = comfy.patcher_extension.WrappersMP
+    skips = Skips(settings)
+    clone = without_skips(model)
+
+    def around_run(executor: Any, guider: Any, sigmas: torch.Tensor, *args: Any) -> Any:
+        """A run's memory goes with the run's own options and ends with them."""
+        extra_args, _, noise = args[:3]
+        sampler = executor.class_obj
+        name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+        if "cfg_pp" in name:
+            raise RuntimeError(
+                f"{name} needs the unconditional prediction of every step, so none can be skipped: take the sampler"
+                " without cfg_pp, or disconnect JetBlock Fast Sampler"
+            )
+        adds_noise = name not in WITHOUT_NOISE or sampler.extra_options.get("s_churn", 0) > 0
+        run = _Run(StepSkipper(settings, sigmas.tolist(), noise.shape[0], adds_noise=adds_noise))
+        extra_args["model_options"]["transformer_options"][KEY] = run
+        try:
+            return executor(guider, sigmas, *args)
+        finally:
+            skips.steps = len(sigmas) - 1
+            skips.computed, skips.skipped = run.skipper.computed, run.skipper.skipped
+            logging.getLogger(__name__).info("JetBlock: %s", skips.text().splitlines()[0])
+
+    clone.add_wrapper_with_key(kinds.SAMPLER_SAMPLE, KEY, around_run)
+    clone.add_wrapper_with_key(kinds.PREDICT_NOISE, KEY, around_prediction)
+    clone.add_wrapper_with_key(kinds.CALC_COND_BATCH, KEY, around_conditionings)
+    clone.set_attachments(KEY, skips)
+    return clone
+
+
+def without_skips(model: ModelPatcher) -> ModelPatcher:
+    """A clone of the model that skips nothing."""
+    kinds = comfy.patcher_extension.WrappersMP
+    clone = model.clone()
+    for kind in (kinds.SAMPLER_SAMPLE, kinds.PREDICT_NOISE, kinds.CALC_COND_BATCH):
+        clone.remove_wrappers_with_key(kind, KEY)
+    clone.remove_attachments(KEY)
+    return clone
+
+
+def skips_of(model: ModelPatcher) -> Skips | None:
+    """What the model skipped last; nothing for a model without the patch."""
+    return model.get_attachment(KEY)
+
+
+@dataclass
+class _Run:
+    """One sampling run: its memory, and which images the call under way is for."""
+
+    skipper: StepSkipper
+    rows: list[int] | None = None
+
+
+def around_prediction(
+    executor: Callable[..., torch.Tensor],
+    x: torch.Tensor,
+    timestep: torch.Tensor,
+    model_options: dict[str, Any] | None = None,
+    seed: int | None = None,
+) -> torch.Tensor:
+    """Computes the prediction or continues the last ones, image by image."""
+    options = model_options or {}
+    run: _Run | None = options.get("transformer_options", {}).get(KEY)
+    if run is None:  # not a sampler's call
+        return executor(x, timestep, options, seed)
+
+    def compute(rows: list[int]) -> torch.Tensor:
+        if len(rows) == x.shape[0]:
+            return executor(x, timestep, options, seed)
+        run.rows = rows
+        try:
+            return executor(x, timestep, options, seed)[rows]
+        finally:
+            run.rows = None
+
+    return run.skipper.predict(x, float(timestep.flatten()[0]), compute)
+
+
+def around_conditionings(
+    executor: Callable[..., list[torch.Tensor]],
+    model: Any,
+    conds: list[list[dict[str, Any]] | None],
+    x: torch.Tensor,
+    timestep: torch.Tensor,
+    model_options: dict[str, Any],
+) -> list[torch.Tensor]:
+    """Gives the network the chosen images alone; in the others' places stands x, which nobody reads."""
+    run: _Run | None = model_options.get("transformer_options", {}).get(KEY)
+    rows = run.rows if run else None
+    if rows is None:
+        return executor(model, conds, x, timestep, model_options)
+    images = x.shape[0]
+    chosen = [None if cond is None else [of_rows(part, rows, images) for part in cond] for cond in conds]
+    results = []
+    for computed in executor(model, chosen, x[rows], timestep[rows], model_options):
+        whole = x.clone()
+        whole[rows] = computed.to(whole.dtype)
+        results.append(whole)
+    return results
+
+
+def of_rows(cond: dict[str, Any], rows: list[int], images: int) -> dict[str, Any]:
+    """A conditioning of all images, for some of them."""
+    if cond.get("control") is not None:
+        raise RuntimeError("mode adaptive computes images apart, which ControlNet cannot: take mode fixed")
+
+    def pick(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == images:
+            return value[rows]
+        return [pick(item) for item in value] if isinstance(value, list) else value
+
+    chosen = {name: pick(value) for name, value in cond.items() if name != "model_conds"}
+    chosen["model_conds"] = {name: type(value)(pick(value.cond)) for name, value in cond["model_conds"].items()}
+    return chosen
