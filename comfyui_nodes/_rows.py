@@ -2,108 +2,166 @@
 
 ComfyUI joins the images of a batch, and as many conditionings as fit the memory that happens to be free, into one call
 of the network. Its kernels choose their order of summation by the size of that call, so the bits of an image depend on
-all of this. The wrapper here stands around `apply_model`, the last place where rows are still apart.
+all of this. The wrapper here stands around `apply_model`, the last place where rows are still apart. Inside, some
+kinds of attention cut their work by the free memory; they are told a fixed amount.
 """
 
 from __future__ import annotations
 
+import threading
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import comfy.model_management
 import comfy.patcher_extension
 import torch
 
 import jetblock
 
+from . import _guards
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from comfy.model_patcher import ModelPatcher
+    from comfy.samplers import CFGGuider
 
 KEY = "jetblock_deterministic"
-"""Under which the wrapper is attached: a model wrapped twice is wrapped by the last node alone."""
-MODEL_LEVELS = ("batch_invariant", "portable")
+"""Under which the wrappers are attached: of several nodes on a model the last one counts."""
+LEVELS = ("batch_invariant", "portable")
+GUARDED = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+MEMORY = 4 << 30
+"""Bytes that kernels believe to be free. More than they use: they only cut their work so that it fits."""
+COMPUTED = comfy.patcher_extension.WrappersMP.APPLY_MODEL
 
 
-def deterministic_model(model: ModelPatcher, level: str) -> ModelPatcher:
+def deterministic_model(model: ModelPatcher, level: str, micro_batch: int = 1) -> ModelPatcher:
     """A clone of the model whose rows are computed apart.
 
-    `batch_invariant` calls ComfyUI's kernels with one row at a time; `portable` computes by JetBlock's contract.
+    The network gets `micro_batch` rows in each call, never more or fewer. `batch_invariant` computes with ComfyUI's
+    kernels, `portable` by JetBlock's contract.
     """
-    if level not in MODEL_LEVELS:
-        raise ValueError(f"level is {level!r}, expected one of {', '.join(MODEL_LEVELS)}")
-    kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
-    clone = model.clone()
-    clone.remove_wrappers_with_key(kind, KEY)
-    clone.add_wrapper_with_key(kind, KEY, by_contract if level == "portable" else row_by_row)
+    if level not in LEVELS:
+        raise ValueError(f"level is {level!r}, expected one of {', '.join(LEVELS)}")
+
+    def guard(executor: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        guider: CFGGuider = executor.class_obj  # type: ignore[attr-defined]
+        _guards.enforce(guider.model_patcher, guider.model_options, level)
+        return executor(*args, **kwargs)
+
+    clone = ordinary_model(model)
+    clone.add_wrapper_with_key(GUARDED, KEY, guard)
+    clone.add_wrapper_with_key(COMPUTED, KEY, Rows(micro_batch, level))
     return clone
 
 
-def by_contract(executor: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
-    """The network by the operators of `jetblock.deterministic`, whose rows never depend on each other."""
-    device = args[0].device
-    if device.type != "cpu":
-        raise RuntimeError(
-            f"level portable computes on the CPU, but ComfyUI runs this model on {device}: start it with --cpu"
-        )
-    with torch.no_grad(), jetblock.deterministic():
-        return executor(*args, **kwargs)
+def ordinary_model(model: ModelPatcher) -> ModelPatcher:
+    """A clone of the model as ComfyUI computes it."""
+    clone = model.clone()
+    for kind in (GUARDED, COMPUTED):
+        clone.remove_wrappers_with_key(kind, KEY)
+    return clone
 
 
-def row_by_row(
-    executor: Callable[..., torch.Tensor],
-    x: torch.Tensor,
-    t: torch.Tensor,
-    c_concat: torch.Tensor | None = None,
-    c_crossattn: torch.Tensor | None = None,
-    control: dict[str, Any] | None = None,
-    transformer_options: dict[str, Any] | None = None,
-    **conditions: Any,
-) -> torch.Tensor:
-    """ComfyUI's kernels, called with one row at a time."""
-    options = transformer_options or {}
-    rows = x.shape[0]
-    if control is not None:
-        raise RuntimeError(
-            "ControlNet computes on the whole batch before JetBlock sees it, so no image can be computed apart"
-        )
-    results = []
-    for row in range(rows):
-        conditions_of_row = {name: row_of(value, row, rows) for name, value in conditions.items()}
-        results.append(
-            executor(
-                row_of(x, row, rows),
-                row_of(t, row, rows),
-                row_of(c_concat, row, rows),
-                row_of(c_crossattn, row, rows),
-                None,
-                options_of_row(options, row, rows),
-                **conditions_of_row,
+@contextmanager
+def fixed_memory() -> Iterator[None]:
+    """Lets this thread see the same free memory whatever else the machine is doing."""
+    measured, thread = comfy.model_management.get_free_memory, threading.get_ident()
+
+    def fixed(dev: Any = None, torch_free_too: bool = False) -> Any:  # noqa: FBT001, FBT002 (ComfyUI's signature)
+        if threading.get_ident() != thread:
+            return measured(dev, torch_free_too)
+        return (MEMORY, MEMORY) if torch_free_too else MEMORY
+
+    comfy.model_management.get_free_memory = fixed
+    try:
+        yield
+    finally:
+        comfy.model_management.get_free_memory = measured
+
+
+class Rows:
+    """Calls the network with a fixed number of rows; the last call is filled up with copies of its last row.
+
+    With more than one row, a row's bits might depend on its place among them. So the first call of each size is made
+    twice, its rows in another order, and an error tells where this changes a bit.
+    """
+
+    def __init__(self, micro_batch: int, level: str) -> None:
+        self.size = micro_batch
+        self.level = level
+        self.tried: set[tuple[int, ...]] = set()
+
+    def __call__(
+        self,
+        executor: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        t: torch.Tensor,
+        c_concat: torch.Tensor | None = None,
+        c_crossattn: torch.Tensor | None = None,
+        control: dict[str, Any] | None = None,
+        transformer_options: dict[str, Any] | None = None,
+        **conditions: Any,
+    ) -> torch.Tensor:
+        """Stands in for `apply_model`, whose arguments these are."""
+        if control is not None:
+            raise RuntimeError("ControlNet computes on the whole batch before JetBlock sees it; images cannot be apart")
+        total = x.shape[0]
+
+        def compute(rows: list[int]) -> torch.Tensor:
+            options = options_of(transformer_options or {}, rows, total)
+            own = {name: rows_of(value, rows, total) for name, value in conditions.items()}
+            batched = (rows_of(value, rows, total) for value in (x, t, c_concat, c_crossattn))
+            contract = jetblock.deterministic() if self.level == "portable" else nullcontext()
+            with torch.no_grad(), fixed_memory(), contract:
+                return executor(*batched, None, options, **own)
+
+        results = []
+        for first in range(0, total, self.size):
+            rows = [min(row, total - 1) for row in range(first, first + self.size)]
+            result = compute(rows)
+            self.try_places(tuple(x.shape[1:]), rows, result, compute)
+            results.append(result[: total - first])
+        return torch.cat(results)
+
+    def try_places(
+        self,
+        shape: tuple[int, ...],
+        rows: list[int],
+        result: torch.Tensor,
+        compute: Callable[[list[int]], torch.Tensor],
+    ) -> None:
+        """Whether rows keep their bits when each takes the place of the next."""
+        if self.size == 1 or shape in self.tried:
+            return
+        if not torch.equal(compute(rows[1:] + rows[:1]).roll(1, 0), result):
+            raise RuntimeError(
+                f"on this device a row's bits depend on its place in a micro-batch of {self.size}: use micro_batch 1"
             )
-        )
-    return torch.cat(results)
+        self.tried.add(shape)
 
 
-def row_of(value: Any, row: int, rows: int) -> Any:
-    """What of an argument belongs to a row: the row of a tensor with one entry per row, else all of it.
+def rows_of(value: Any, rows: list[int], total: int) -> Any:
+    """What of an argument belongs to these rows: those of a tensor with an entry for each row, else all of it.
 
     In memory of its own, since some libraries choose their loops by a tensor's alignment.
     """
-    if isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == rows:
-        return value[row : row + 1].clone()
+    if isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == total:
+        return torch.cat([value[row : row + 1] for row in rows])
     if isinstance(value, list):
-        return [row_of(item, row, rows) for item in value]
+        return [rows_of(item, rows, total) for item in value]
     return value
 
 
-def options_of_row(options: dict[str, Any], row: int, rows: int) -> dict[str, Any]:
-    """The options as they are where the row is alone: its own kind of conditioning, its own sigma."""
-    alone = options.copy()
-    kinds = options.get("cond_or_uncond", [])
+def options_of(options: dict[str, Any], rows: list[int], total: int) -> dict[str, Any]:
+    """The options as they are where each of these rows is a conditioning of one image."""
+    own = options.copy()
+    kinds = options.get("cond_or_uncond")
     if kinds:
-        images = rows // len(kinds)
+        images = total // len(kinds)
         for name in ("cond_or_uncond", "uuids"):
             if name in options:
-                alone[name] = [options[name][row // images]]
+                own[name] = [options[name][row // images] for row in rows]
         if "sigmas" in options:
-            alone["sigmas"] = row_of(options["sigmas"], row % images, images)
-    return alone
+            own["sigmas"] = rows_of(options["sigmas"], [rows[0] % images], images)
+    return own

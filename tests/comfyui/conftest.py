@@ -1,6 +1,10 @@
 """ComfyUI and its tiny models, made once for all tests."""
 
 import os
+
+# Before PyTorch: on a busy machine the threads of a tiny model wait for each other more than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import shutil
 import sys
 from pathlib import Path

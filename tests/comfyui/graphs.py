@@ -16,6 +16,20 @@ def sd3(graph: Graph, **latent: Any) -> dict[str, Any]:
     }
 
 
+def unet(graph: Graph, **latent: Any) -> dict[str, Any]:
+    """The same of the tiny SD1.5."""
+    size = {"width": 128, "height": 128, "batch_size": 1, **latent}
+    return {
+        "model": graph.add("CheckpointLoaderSimple", ckpt_name="tiny_unet.safetensors"),
+        "positive": graph.add("TestConditioning", label=3, width=768),
+        "negative": graph.add("TestConditioning", label=-1, width=768),
+        "latent_image": graph.add("EmptyLatentImage", **size),
+    }
+
+
+ARCHITECTURES = {"sd3": sd3, "unet": unet}
+
+
 def ksampler(graph: Graph, parts: dict[str, Any], **settings: Any) -> Node:
     """ComfyUI's own sampler on such parts."""
     defaults = {

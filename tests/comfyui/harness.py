@@ -49,6 +49,12 @@ class Graph:
         self.prompt[identifier] = {"class_type": node_id, "inputs": values}
         return Node(identifier)
 
+    def give(self, value: Any) -> Node:
+        """A node that puts out this value."""
+        label = str(len(self.prompt))
+        self.comfyui.given[label] = value
+        return self.add("TestGive", label=label)
+
     def run(self, *results: Node) -> Any:
         """Runs the graph and returns what these nodes put out: a value, or a list if several are asked for."""
         kept = [str(number) for number in range(len(results))]
@@ -94,6 +100,7 @@ class ComfyUI:
         self.runs = 0
         module = str(base / "custom_nodes" / "jetblock_test_nodes").replace(".", "_x_")
         self.kept: dict[str, Any] = sys.modules[module].KEPT
+        self.given: dict[str, Any] = sys.modules[module].GIVEN
 
     async def _start(self, server: Any) -> Any:
         started = server.PromptServer(self.loop)

@@ -9,15 +9,15 @@ CLASSES = 10
 SIDE = 16
 """Latent pixels a side: 128 image pixels."""
 TOKENS, WIDTH = 4, 64
-"""Shape of the conditioning."""
+"""Shape of the conditioning of the tiny SD3."""
 
 
-def conditioning(label: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens `[1, TOKENS, WIDTH]` and pooled vector `[1, WIDTH]` of a class; zeros, "anything", for a negative one."""
+def conditioning(label: int, width: int = WIDTH) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens `[1, TOKENS, width]` and pooled vector `[1, width]` of a class; zeros, "anything", for a negative one."""
     if label < 0:
-        return torch.zeros(1, TOKENS, WIDTH), torch.zeros(1, WIDTH)
-    wave = torch.arange(1, (TOKENS + 1) * WIDTH + 1, dtype=torch.float64).mul(label + 1).sin().mul(math.sqrt(2)).float()
-    return wave[: TOKENS * WIDTH].reshape(1, TOKENS, WIDTH), wave[TOKENS * WIDTH :].reshape(1, WIDTH)
+        return torch.zeros(1, TOKENS, width), torch.zeros(1, width)
+    wave = torch.arange(1, (TOKENS + 1) * width + 1, dtype=torch.float64).mul(label + 1).sin().mul(math.sqrt(2)).float()
+    return wave[: TOKENS * width].reshape(1, TOKENS, width), wave[TOKENS * width :].reshape(1, width)
 
 
 def colours() -> torch.Tensor:

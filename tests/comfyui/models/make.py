@@ -24,13 +24,14 @@ def start_comfyui() -> None:
     args.cpu = True
 
 
-def save(module: object, path: Path, prefix: str = "") -> None:
+def save(path: Path, modules: dict[str, object]) -> None:
+    """Writes modules in f16, the names of each behind its prefix."""
     import torch
     from safetensors.torch import save_file
 
-    state = {
-        prefix + name: value.detach().to(torch.float16).contiguous() for name, value in module.state_dict().items()
-    }
+    states = [(prefix, module.state_dict()) for prefix, module in modules.items()]
+    tensors = [(prefix + name, value) for prefix, state in states for name, value in state.items()]
+    state = {name: value.detach().to(torch.float16).contiguous() for name, value in tensors}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path)
 
@@ -41,13 +42,19 @@ def train_sd3(steps: int, batch: int) -> None:
 
     generator = torch.Generator().manual_seed(1)
     net = sd3.new(generator)
-    sd3.train(net, steps, batch, generator, lambda trained: save(trained, HERE / "tiny_sd3.safetensors"))
+    sd3.train(net, steps, batch, generator, lambda trained: save(HERE / "tiny_sd3.safetensors", {"": trained}))
 
 
 def build_others(folder: Path) -> None:
     import codec
+    import torch
+    import unet
 
-    save(codec.autoencoder(16), folder / "vae" / "tiny_ae.safetensors")
+    save(folder / "vae" / "tiny_ae.safetensors", {"": codec.autoencoder(16)})
+    checkpoint = folder / "checkpoints" / "tiny_unet.safetensors"
+    if not checkpoint.exists():
+        net = unet.new(torch.Generator().manual_seed(1))
+        save(checkpoint, {"model.diffusion_model.": net, "first_stage_model.": codec.autoencoder(unet.CHANNELS)})
 
 
 def main() -> None:

@@ -3,10 +3,13 @@
 from typing import Any
 
 from comfy_api.latest import ComfyExtension, io
-from digits import CLASSES, conditioning
+from digits import CLASSES, WIDTH, conditioning
 
 KEPT: dict[str, Any] = {}
 """What `TestKeep` nodes were given in the last run, by their label."""
+
+GIVEN: dict[str, Any] = {}
+"""What `TestGive` nodes put out, by their label."""
 
 
 class TestConditioning(io.ComfyNode):
@@ -17,13 +20,16 @@ class TestConditioning(io.ComfyNode):
         return io.Schema(
             node_id="TestConditioning",
             category="test",
-            inputs=[io.Int.Input("label", default=0, min=-1, max=CLASSES - 1, tooltip="The digit; -1 is none.")],
+            inputs=[
+                io.Int.Input("label", default=0, min=-1, max=CLASSES - 1, tooltip="The digit; -1 is none."),
+                io.Int.Input("width", default=WIDTH, optional=True, tooltip="What the model takes."),
+            ],
             outputs=[io.Conditioning.Output()],
         )
 
     @classmethod
-    def execute(cls, label: int) -> io.NodeOutput:
-        tokens, pooled = conditioning(label)
+    def execute(cls, label: int, width: int = WIDTH) -> io.NodeOutput:
+        tokens, pooled = conditioning(label, width)
         return io.NodeOutput([[tokens, {"pooled_output": pooled}]])
 
 
@@ -44,6 +50,23 @@ class TestKeep(io.ComfyNode):
     def execute(cls, value: Any, label: str) -> io.NodeOutput:
         KEPT[label] = value
         return io.NodeOutput()
+
+
+class TestGive(io.ComfyNode):
+    """Puts out a value of the test."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestGive",
+            category="test",
+            inputs=[io.String.Input("label", tooltip="Its name.")],
+            outputs=[io.AnyType.Output()],
+        )
+
+    @classmethod
+    def execute(cls, label: str) -> io.NodeOutput:
+        return io.NodeOutput(GIVEN[label])
 
 
 class TestCheckpoint(io.ComfyNode):
@@ -88,7 +111,7 @@ class TestTextEncode(io.ComfyNode):
 
 class TestExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestConditioning, TestKeep, TestCheckpoint, TestTextEncode]
+        return [TestConditioning, TestGive, TestKeep, TestCheckpoint, TestTextEncode]
 
 
 async def comfy_entrypoint() -> TestExtension:
