@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use jetblock_numerics::{Lanes, math};
+use jetblock_numerics::{Lanes, math, round};
 use jetblock_simd::{Cpu, Kernel, Simd, fp_env};
 
 use super::Activation;
@@ -19,7 +19,21 @@ impl Activation {
         let _guard = fp_env::Guard::new();
         cpu.par_rows(out, 1, GRAIN, |first, out| {
             let len = out.len();
-            self.apply(cpu, Some(&x[first..first + len]), out);
+            let x = &x[first..first + len];
+            self.apply(cpu, Elements::Apart { x, out });
+        });
+        Ok(())
+    }
+
+    /// Of bf16 codes: widened, the function, rounded. In one loop, because reading, computing and writing one after another
+    /// would each wait for memory.
+    pub fn cpu_bf16(self, x: &[u16], out: &mut [u16], cpu: &Cpu) -> Result<(), OpError> {
+        OpError::check_len(Activation::NAME, "out [n]", out.len(), x.len())?;
+        let _guard = fp_env::Guard::new();
+        cpu.par_rows(out, 1, GRAIN, |first, out| {
+            let len = out.len();
+            let x = &x[first..first + len];
+            self.apply(cpu, Elements::Bf16 { x, out });
         });
         Ok(())
     }
@@ -27,31 +41,38 @@ impl Activation {
     /// [`Activation::cpu`] with the input overwritten by the result.
     pub fn cpu_in_place(self, x: &mut [f32], cpu: &Cpu) {
         let _guard = fp_env::Guard::new();
-        cpu.par_rows(x, 1, GRAIN, |_, x| self.apply(cpu, None, x));
+        cpu.par_rows(x, 1, GRAIN, |_, x| self.apply(cpu, Elements::InPlace(x)));
     }
 
-    /// One run of elements, from `x` or in place.
-    fn apply(self, cpu: &Cpu, x: Option<&[f32]>, out: &mut [f32]) {
+    /// One run of elements.
+    fn apply(self, cpu: &Cpu, elements: Elements<'_>) {
         match self {
-            Activation::Relu2 => cpu.run(Map::<Relu2>::new(x, out)),
-            Activation::Silu => cpu.run(Map::<Silu>::new(x, out)),
-            Activation::Sigmoid => cpu.run(Map::<Sigmoid>::new(x, out)),
-            Activation::Softplus => cpu.run(Map::<Softplus>::new(x, out)),
-            Activation::GeluTanh => cpu.run(Map::<GeluTanh>::new(x, out)),
-            Activation::GeluErf => cpu.run(Map::<GeluErf>::new(x, out)),
-            Activation::Exp => cpu.run(Map::<Exp>::new(x, out)),
-            Activation::Exp2 => cpu.run(Map::<Exp2>::new(x, out)),
-            Activation::Log => cpu.run(Map::<Log>::new(x, out)),
-            Activation::Log1p => cpu.run(Map::<Log1p>::new(x, out)),
-            Activation::Tanh => cpu.run(Map::<Tanh>::new(x, out)),
-            Activation::Erf => cpu.run(Map::<Erf>::new(x, out)),
-            Activation::Rsqrt => cpu.run(Map::<Rsqrt>::new(x, out)),
-            Activation::Sin | Activation::Cos => {
-                if let Some(x) = x {
-                    out.copy_from_slice(x);
+            Activation::Relu2 => cpu.run(Map::<Relu2>::of(elements)),
+            Activation::Silu => cpu.run(Map::<Silu>::of(elements)),
+            Activation::Sigmoid => cpu.run(Map::<Sigmoid>::of(elements)),
+            Activation::Softplus => cpu.run(Map::<Softplus>::of(elements)),
+            Activation::GeluTanh => cpu.run(Map::<GeluTanh>::of(elements)),
+            Activation::GeluErf => cpu.run(Map::<GeluErf>::of(elements)),
+            Activation::Exp => cpu.run(Map::<Exp>::of(elements)),
+            Activation::Exp2 => cpu.run(Map::<Exp2>::of(elements)),
+            Activation::Log => cpu.run(Map::<Log>::of(elements)),
+            Activation::Log1p => cpu.run(Map::<Log1p>::of(elements)),
+            Activation::Tanh => cpu.run(Map::<Tanh>::of(elements)),
+            Activation::Erf => cpu.run(Map::<Erf>::of(elements)),
+            Activation::Rsqrt => cpu.run(Map::<Rsqrt>::of(elements)),
+            Activation::Sin | Activation::Cos => match elements {
+                Elements::InPlace(x) => x.iter_mut().for_each(|x| *x = self.scalar(*x)),
+                Elements::Apart { x, out } => {
+                    for (x, out) in x.iter().zip(out) {
+                        *out = self.scalar(*x);
+                    }
                 }
-                out.iter_mut().for_each(|x| *x = self.scalar(*x));
-            }
+                Elements::Bf16 { x, out } => {
+                    for (x, out) in x.iter().zip(out) {
+                        *out = round::f32_to_bf16(self.scalar(round::bf16_to_f32(*x)));
+                    }
+                }
+            },
         }
     }
 }
@@ -91,17 +112,22 @@ functions! {
     Rsqrt = math::rsqrt;
 }
 
+/// What a function reads and writes.
+enum Elements<'a> {
+    InPlace(&'a mut [f32]),
+    Apart { x: &'a [f32], out: &'a mut [f32] },
+    Bf16 { x: &'a [u16], out: &'a mut [u16] },
+}
+
 struct Map<'a, F> {
-    x: Option<&'a [f32]>,
-    out: &'a mut [f32],
+    elements: Elements<'a>,
     function: PhantomData<F>,
 }
 
 impl<'a, F> Map<'a, F> {
-    fn new(x: Option<&'a [f32]>, out: &'a mut [f32]) -> Map<'a, F> {
+    fn of(elements: Elements<'a>) -> Map<'a, F> {
         Map {
-            x,
-            out,
+            elements,
             function: PhantomData,
         }
     }
@@ -112,16 +138,29 @@ impl<F: Function> Kernel for Map<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let out = self.out.chunks_mut(S::LANES);
-        match self.x {
-            Some(x) => {
-                for (x, out) in x.chunks(S::LANES).zip(out) {
+        match self.elements {
+            Elements::InPlace(x) => {
+                for x in x.chunks_mut(S::LANES) {
+                    store_part(simd, F::call(load_part(simd, x)), x);
+                }
+            }
+            Elements::Apart { x, out } => {
+                for (x, out) in x.chunks(S::LANES).zip(out.chunks_mut(S::LANES)) {
                     store_part(simd, F::call(load_part(simd, x)), out);
                 }
             }
-            None => {
-                for out in out {
-                    store_part(simd, F::call(load_part(simd, out)), out);
+            Elements::Bf16 { x, out } => {
+                let whole = x.len() / S::LANES * S::LANES;
+                let (first, rest) = out.split_at_mut(whole);
+                for (x, out) in x
+                    .chunks_exact(S::LANES)
+                    .zip(first.chunks_exact_mut(S::LANES))
+                {
+                    let y = round::bf16_round(F::call(simd.load_bf16(x)));
+                    simd.store_u16(S::F::int_ushr::<16>(y.to_bits()), out);
+                }
+                for (x, out) in x[whole..].iter().zip(rest) {
+                    *out = round::f32_to_bf16(F::call(round::bf16_to_f32(*x)));
                 }
             }
         }

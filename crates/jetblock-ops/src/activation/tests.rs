@@ -1,4 +1,4 @@
-use jetblock_numerics::math;
+use jetblock_numerics::{math, round};
 use jetblock_testing::*;
 
 use super::*;
@@ -39,6 +39,30 @@ fn cpu_equals_reference() {
             });
         }
     }
+}
+
+/// All codes, and lengths at which a vector is short.
+#[test]
+fn bf16_is_widened_and_rounded() {
+    let all: Vec<u16> = (0..=u16::MAX).collect();
+    for words in [&all[..], &all[0x3F70..0x3F70 + 77], &all[..1], &[]] {
+        let x: Vec<f32> = words.iter().map(|&w| round::bf16_to_f32(w)).collect();
+        for activation in Activation::ALL {
+            let want = reference(activation, &x);
+            let want: Vec<u16> = want.iter().map(|&y| round::f32_to_bf16(y)).collect();
+            for_every_cpu(|cpu| {
+                let mut out = vec![0x5555; words.len()];
+                let done = activation.cpu_bf16(words, &mut out, cpu);
+                done.expect("equal lengths");
+                assert_eq!(out, want, "{activation:?} of {} codes", words.len());
+            });
+        }
+    }
+    let error = Activation::Silu.cpu_bf16(&[0; 2], &mut [0; 3], &jetblock_simd::Cpu::single());
+    assert_eq!(
+        error.expect_err("invalid").to_string(),
+        "activation: out [n] has 3 elements, expected 2"
+    );
 }
 
 #[test]

@@ -1,16 +1,16 @@
 //! Operators on the rows or elements of one array.
 
-use jetblock_ops::Columns;
 use jetblock_ops::activation::{Activation, pow};
 use jetblock_ops::rms_norm::RmsNorm;
 use jetblock_ops::rms_norm_gated::RmsNormGated;
 use jetblock_ops::softmax::{Scale, Softmax};
 use jetblock_ops::swiglu::SwiGlu;
+use jetblock_ops::{Columns, Floats, FloatsMut};
 use pyo3::prelude::*;
 
-use super::{shape, units};
+use super::{native, shape, units};
 use crate::error::argument;
-use crate::tensor::Tensor;
+use crate::tensor::{Element, Source, Tensor};
 
 /// `out [.., D]` of `x [.., D]` and `weight [D]`.
 #[pyfunction]
@@ -105,6 +105,12 @@ pub(crate) fn activation(
     };
     shape::check(name, "out", &out, "as x", &x.shape)?;
     let x = x.source("x")?;
+    if let (Source::Floats(Floats::Bf16(x)), Element::BF16) = (&x, out.element) {
+        return native(py, &mut out, |out, cpu| match out {
+            FloatsMut::Bf16(out) => f.cpu_bf16(x, out, cpu),
+            _ => unreachable!("the dtype was looked at"),
+        });
+    }
     units([(&x, 1)], 1).compute(py, &mut out, |_, [x], out, cpu| f.cpu(x, out, cpu))
 }
 
