@@ -9,7 +9,7 @@ from pathlib import Path
 
 from comfy_api.latest import ComfyExtension, io
 
-FAMILIES = ("deterministic", "fast_sampler", "language", "language_inspection")
+FAMILIES = ("deterministic", "checksums", "fast_sampler", "language", "language_inspection")
 """Modules of this package, in the order of their nodes in the menu."""
 
 

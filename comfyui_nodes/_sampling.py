@@ -103,10 +103,11 @@ def sample_images(
     conditioning: tuple[Any, Any],
     latent: dict[str, Any],
 ) -> dict[str, Any]:
-    """A run of sampling on a latent; returns the latent with its result."""
+    """A run of sampling on a latent; returns the latent with its result and the numbers of its images."""
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     out = {**latent, "samples": samples}
     start = noise.generate_noise(out)
+    out["batch_index"] = noise.images
     check_emptiness(samples)
     masks = latent.get("noise_mask")
     out["samples"] = comfy.sample.sample_custom(
