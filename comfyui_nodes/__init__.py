@@ -4,6 +4,7 @@ Nodes are thin. What does not need ComfyUI is in the package `jetblock`, where i
 """
 
 import logging
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -36,5 +37,7 @@ def extension() -> JetBlockExtension:
             folder,
         )
         return JetBlockExtension([])
+    if "comfy_kitchen" in sys.modules:  # ComfyUI computes with it
+        import_module("jetblock.kitchen").register()
     families = [import_module(f".{family}", __name__) for family in FAMILIES]
     return JetBlockExtension([node for family in families for node in family.NODES])

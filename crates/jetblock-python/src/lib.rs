@@ -7,6 +7,7 @@ mod checksum;
 mod command;
 mod convert;
 mod error;
+mod formats;
 mod model;
 mod ops;
 mod pool;
@@ -20,6 +21,8 @@ mod _core {
     use crate::checksum::{checksum, first_difference};
     #[pymodule_export]
     use crate::command::run_command;
+    #[pymodule_export]
+    use crate::formats::{dequantize_e4m3, dequantize_nvfp4, quantize_e4m3, quantize_nvfp4};
     #[pymodule_export]
     use crate::model::{Generation, Model, available_isas, check_receipt, compare_receipts};
     #[pymodule_export]

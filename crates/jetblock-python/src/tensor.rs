@@ -415,6 +415,11 @@ impl<'py> Tensor<'py> {
         self.slice_mut(Element::I64, name)
     }
 
+    /// The codes of an array of bytes, to be written.
+    pub(crate) fn bytes_mut(&mut self, name: &str) -> PyResult<&mut [u8]> {
+        self.slice_mut(self.element, name)
+    }
+
     /// Swaps the last two dimensions if the elements then lie in order, and tells whether they do.
     pub(crate) fn transpose_last_two(&mut self) -> bool {
         let rank = self.shape.len();
@@ -592,6 +597,7 @@ trait Plain {}
 impl Plain for f32 {}
 impl Plain for i64 {}
 impl Plain for u16 {}
+impl Plain for u8 {}
 
 fn wrong_dtype(name: &str, got: Element, expected: &str) -> PyErr {
     argument(format!(
