@@ -10,7 +10,9 @@ from pathlib import Path
 
 from comfy_api.latest import ComfyExtension, io
 
-FAMILIES = ("deterministic", "checksums", "fast_sampler", "language", "language_inspection")
+from . import _upgrade
+
+FAMILIES = ("deterministic", "checksums", "fast_sampler", "language", "language_inspection", "compatibility")
 """Modules of this package, in the order of their nodes in the menu."""
 
 
@@ -22,6 +24,8 @@ class JetBlockExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes of the pack."""
+        # ComfyUI 0.3.75 does not call `on_load`.
+        await _upgrade.register(self.nodes)
         return self.nodes
 
 
@@ -40,4 +44,6 @@ def extension() -> JetBlockExtension:
     if "comfy_kitchen" in sys.modules:  # ComfyUI computes with it
         import_module("jetblock.kitchen").register()
     families = [import_module(f".{family}", __name__) for family in FAMILIES]
-    return JetBlockExtension([node for family in families for node in family.NODES])
+    nodes = [node for family in families for node in family.NODES]
+    _upgrade.add_words(nodes)
+    return JetBlockExtension(nodes)
