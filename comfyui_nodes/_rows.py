@@ -80,6 +80,14 @@ def fixed_memory() -> Iterator[None]:
         comfy.model_management.get_free_memory = measured
 
 
+@contextmanager
+def computed_by(level: str) -> Iterator[None]:
+    """Where networks are computed: ComfyUI's kernels or the contract's operators, with the same memory each time."""
+    contract = jetblock.deterministic() if level == "portable" else nullcontext()
+    with torch.no_grad(), fixed_memory(), contract:
+        yield
+
+
 class Rows:
     """Calls the network with a fixed number of rows; the last call is filled up with copies of its last row.
 
@@ -112,8 +120,7 @@ class Rows:
             options = options_of(transformer_options or {}, rows, total)
             own = {name: rows_of(value, rows, total) for name, value in conditions.items()}
             batched = (rows_of(value, rows, total) for value in (x, t, c_concat, c_crossattn))
-            contract = jetblock.deterministic() if self.level == "portable" else nullcontext()
-            with torch.no_grad(), fixed_memory(), contract:
+            with computed_by(self.level):
                 return executor(*batched, None, options, **own)
 
         results = []

@@ -27,17 +27,17 @@ FLAGS = re.compile(
 """Flags of the command line that may change a bit."""
 
 
-def nodes_above(prompt: dict[str, Any], node: str) -> dict[str, Any]:
-    """The part of a graph whose outputs reach a node, without the node."""
+def nodes_above(prompt: dict[str, Any], node: str, inputs: tuple[str, ...]) -> dict[str, Any]:
+    """The part of a graph whose outputs reach these inputs of a node, without the node."""
     found: dict[str, Any] = {}
-    waiting = [node]
+    own = prompt.get(node, {}).get("inputs", {})
+    waiting = [{name: own[name] for name in inputs if name in own}]
     while waiting:
-        inputs = prompt.get(waiting.pop(), {}).get("inputs", {})
-        for value in inputs.values():
+        for value in waiting.pop().values():
             if is_link(value) and value[0] not in found and value[0] in prompt:
                 above = prompt[value[0]]
                 found[value[0]] = {"class_type": above["class_type"], "inputs": above["inputs"]}
-                waiting.append(value[0])
+                waiting.append(above["inputs"])
     return found
 
 

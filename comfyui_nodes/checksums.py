@@ -82,7 +82,7 @@ class JetBlockChecksumValidator(io.ComfyNode):
         given = {name: result for name, result in results.items() if result is not None}
         if not given:
             raise ValueError("neither latent nor images are connected, so there is nothing to hash")
-        nodes = _runs.nodes_above(cls.hidden.prompt or {}, str(cls.hidden.unique_id))
+        nodes = _runs.nodes_above(cls.hidden.prompt or {}, str(cls.hidden.unique_id), ("latent", "images"))
         numbers = None if latent is None else latent.get("batch_index")
         made = manifest(describe(given, numbers), nodes, _runs.files_of(nodes), _runs.environment())
         text = json.dumps(made, indent=1)

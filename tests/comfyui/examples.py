@@ -89,10 +89,67 @@ def prompt_enhancer(graph: Graph) -> str:
     )
 
 
+def checkpoint_parts(graph: Graph) -> tuple[Node, dict[str, Node]]:
+    """A checkpoint, and what samplers take of it."""
+    checkpoint = graph.add("CheckpointLoaderSimple", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors")
+    text = "a lighthouse on a cliff, storm, oil painting"
+    parts = {
+        "model": checkpoint,
+        "positive": graph.add("CLIPTextEncode", clip=checkpoint[1], text=text),
+        "negative": graph.add("CLIPTextEncode", clip=checkpoint[1], text="blurry, text, watermark"),
+    }
+    return checkpoint, parts
+
+
+def sampled(graph: Graph, node: str, parts: dict[str, Node], batch_size: int, **settings: Any) -> Node:
+    latent = graph.add("EmptyLatentImage", width=512, height=512, batch_size=batch_size)
+    usual = {"seed": 3, "steps": 20, "cfg": 6.5, "sampler_name": "euler_ancestral", "scheduler": "normal"}
+    return graph.add(node, **parts, latent_image=latent, **usual, denoise=1.0, **settings)
+
+
+def validated(graph: Graph, latent: Node, **settings: Any) -> Node:
+    more = {"expected": "", "on_difference": "report", "filename_prefix": "", **settings}
+    return graph.add("JetBlockChecksumValidator", latent=latent, **more)
+
+
+def deterministic_batch(graph: Graph) -> str:
+    checkpoint, parts = checkpoint_parts(graph)
+    more = {"level": "batch_invariant", "eta": 1.0, "s_noise": 1.0, "micro_batch": 1}
+    four = sampled(graph, "JetBlockDeterministicSampler", parts, 4, first_image=0, **more)
+    alone = sampled(graph, "JetBlockDeterministicSampler", parts, 1, first_image=2, **more)
+    before = validated(graph, four)
+    proof = validated(graph, alone, expected=before)
+    graph.add("PreviewAny", source=proof[2])
+    for latent, name in ((four, "deterministic_batch"), (alone, "deterministic_alone")):
+        images = graph.add("JetBlockDeterministicDecode", samples=latent, vae=checkpoint[2], level="batch_invariant")
+        graph.add("SaveImage", images=images, filename_prefix=name)
+    return (
+        "Four images in one batch, and image 2 of them again, alone: *first_image* is its number. The validator "
+        "compares the bits of both and says *identical*.\n\nKSampler would give another image: its ancestral noise is "
+        "drawn for the whole batch."
+    )
+
+
+def checksum_compare(graph: Graph) -> str:
+    _, parts = checkpoint_parts(graph)
+    more = {"level": "batch_invariant", "first_image": 0, "eta": 1.0, "s_noise": 1.0, "micro_batch": 1}
+    for node, settings in (("KSampler", {}), ("JetBlockDeterministicSampler", more)):
+        four, alone = (sampled(graph, node, parts, size, **settings) for size in (4, 1))
+        proof = validated(graph, alone, expected=validated(graph, four))
+        graph.add("PreviewAny", source=proof[2])
+    return (
+        "The first image of a batch and the same image alone, by KSampler and by JetBlock. Each validator gets the "
+        "manifest of the batch and says whether the bits are the same, and in what the two runs differ.\n\nA manifest "
+        "can also come from an earlier day or another machine: put the name of a saved PNG or JSON into *expected*."
+    )
+
+
 EXAMPLES: dict[str, Callable[[Graph], str]] = {
     "nemotron_deterministic": nemotron_deterministic,
     "mamba2_benchmark": mamba2_benchmark,
     "prompt_enhancer": prompt_enhancer,
+    "deterministic_batch": deterministic_batch,
+    "checksum_compare": checksum_compare,
 }
 
 

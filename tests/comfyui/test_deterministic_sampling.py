@@ -289,3 +289,20 @@ def test_partly_empty_latents_are_refused(graph: Graph) -> None:
     parts["latent_image"] = graph.give({"samples": torch.stack([torch.zeros(16, 8, 8), torch.ones(16, 8, 8)])})
     with pytest.raises(RuntimeError, match="image 0 of the latent is empty and others are not"):
         graph.run(deterministic(graph, parts))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_decoding(comfyui: ComfyUI, level: str) -> None:
+    samples = render(comfyui, "sd3", batch=3)
+
+    def decode(rows: list[int]) -> torch.Tensor:
+        graph = comfyui.graph()
+        vae = graph.add("VAELoader", vae_name="tiny_ae.safetensors")
+        latent = graph.give({"samples": samples[rows]})
+        return graph.run(graph.add("JetBlockDeterministicDecode", samples=latent, vae=vae, level=level))
+
+    whole = decode([0, 1, 2])
+    assert whole.shape == (3, 128, 128, 3)
+    assert whole.max() > 0.5
+    for rows in ([0], [2], [2, 1]):
+        assert torch.equal(decode(rows), whole[rows])

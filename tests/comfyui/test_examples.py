@@ -3,9 +3,11 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from examples import EXAMPLES, FOLDER, workflow
 from harness import ComfyUI
+from PIL import Image
 from workflows import Prompt, to_api
 
 import jetblock
@@ -78,3 +80,24 @@ def test_prompt_enhancer(comfyui: ComfyUI) -> None:
     [other] = [outputs[name]["images"] for name, node in prompt.items() if node["class_type"] == "SaveImage"]
     assert shown(prompt, outputs) != [text]
     assert (comfyui.base / "output" / other[0]["filename"]).read_bytes() != first
+
+
+def test_deterministic_batch(comfyui: ComfyUI) -> None:
+    prompt, outputs = run(comfyui, "deterministic_batch")
+    [report] = shown(prompt, outputs)
+    first, *rest = report.splitlines()
+    assert first == "identical: 1 images"
+    assert any("first_image: 0 -> 2" in line for line in rest)
+    saved_images = [outputs[name]["images"] for name, node in prompt.items() if node["class_type"] == "SaveImage"]
+    four, [alone] = ([comfyui.base / "output" / image["filename"] for image in images] for images in saved_images)
+    pixels = [np.asarray(Image.open(path)) for path in (*four, alone)]
+    assert (pixels[2] == pixels[4]).all()
+    assert (pixels[1] != pixels[4]).any()
+
+
+def test_checksum_compare(comfyui: ComfyUI) -> None:
+    theirs, ours = shown(*run(comfyui, "checksum_compare"))
+    assert theirs.splitlines()[0] == "different: image 0 (latent)"
+    assert ours.splitlines()[0] == "identical: 1 images"
+    assert "batch_size: 4 -> 1" in theirs
+    assert "batch_size: 4 -> 1" in ours

@@ -159,6 +159,7 @@ def _files(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any
 
 
 def _nodes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    after = _renamed(after, _pairs(before, after))
     for key in dict.fromkeys([*before, *after]):
         one, two = before.get(key, {}), after.get(key, {})
         name = f"{two.get('class_type') or one.get('class_type')} (node {key})"
@@ -172,6 +173,31 @@ def _nodes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]
             inputs = (one.get("inputs", {}), two.get("inputs", {}))
             for difference in _texts(*inputs):
                 yield f"{name}, {difference}"
+
+
+def _pairs(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
+    """Nodes of the second graph that stand for one of another id: the next of their class that has no partner."""
+    free = [key for key in before if key not in after]
+    pairs = {}
+    for key in after:
+        kind = after[key].get("class_type")
+        partner = next((other for other in free if before[other].get("class_type") == kind), None)
+        if key not in before and partner is not None:
+            pairs[key] = partner
+            free.remove(partner)
+    return pairs
+
+
+def _renamed(nodes: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A graph with other ids, in its links too."""
+
+    def link(value: Any) -> Any:
+        return [names.get(str(value[0]), value[0]), *value[1:]] if isinstance(value, list) and value else value
+
+    return {
+        names.get(key, key): {**node, "inputs": {name: link(value) for name, value in node.get("inputs", {}).items()}}
+        for key, node in nodes.items()
+    }
 
 
 def _texts(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
