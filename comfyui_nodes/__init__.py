@@ -12,7 +12,16 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import _upgrade
 
-FAMILIES = ("deterministic", "checksums", "fast_sampler", "language", "language_inspection", "compatibility")
+FAMILIES = (
+    "deterministic",
+    "checksums",
+    "fast_sampler",
+    "optimizer",
+    "benchmark",
+    "language",
+    "language_inspection",
+    "compatibility",
+)
 """Modules of this package, in the order of their nodes in the menu."""
 
 

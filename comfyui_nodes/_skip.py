@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 KEY = "jetblock_skip"
 """Under which the wrappers are attached: a model patched twice skips as the last node says."""
+FRAMES_KEY = "jetblock_frames"
+"""The key of the wrappers in `_frames.py`."""
 WITHOUT_NOISE = {
     f"sample_{name}"
     for name in (
@@ -88,7 +90,15 @@ def skipping_model(model: ModelPatcher, settings: SkipSettings) -> ModelPatcher:
     clone.add_wrapper_with_key(kinds.PREDICT_NOISE, KEY, around_prediction)
     clone.add_wrapper_with_key(kinds.CALC_COND_BATCH, KEY, around_conditionings)
     clone.set_attachments(KEY, skips)
-    return clone
+    return frames_innermost(clone)
+
+
+def frames_innermost(model: ModelPatcher) -> ModelPatcher:
+    """Steps are skipped around skipped frames, in whatever order the nodes stand."""
+    predictions = model.wrappers.get(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, {})
+    if FRAMES_KEY in predictions:
+        predictions[FRAMES_KEY] = predictions.pop(FRAMES_KEY)
+    return model
 
 
 def without_skips(model: ModelPatcher) -> ModelPatcher:

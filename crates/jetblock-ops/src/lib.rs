@@ -34,6 +34,7 @@ pub mod rope;
 pub mod sampling;
 pub mod sdpa;
 pub mod selective_scan;
+pub mod similarity;
 pub mod softmax;
 pub mod sort;
 pub mod swiglu;

@@ -31,7 +31,7 @@ mod _core {
         causal_conv1d, conv, cumsum, decay_rates, dynamic_causal_conv1d, embedding,
         gated_delta_rule, group_norm, layer_norm, linear, linear_attention, matmul, moe_combine,
         moe_router, power, randn, reduce, rms_norm, rms_norm_gated, rope, sample, sdpa,
-        selective_scan, softmax, swiglu, topk, upsample,
+        selective_scan, similarity, softmax, swiglu, topk, upsample,
     };
     #[pymodule_export]
     use crate::pool::{get_cpu, set_cpu};

@@ -62,6 +62,7 @@ __all__ = [
     "avg_pool",
     "causal_conv1d",
     "causal_conv1d_update",
+    "clear_weight_cache",
     "conv",
     "conv_transpose",
     "cos",
@@ -575,6 +576,13 @@ def set_weight_cache_limit(limit: int) -> None:
     from jetblock.ops._weights import CACHE  # noqa: PLC0415 (only tensors need it)
 
     CACHE.set_limit(limit)
+
+
+def clear_weight_cache() -> None:
+    """Forgets all packed weights of tensors; each is packed again where it is used next."""
+    from jetblock.ops._weights import CACHE  # noqa: PLC0415 (as above)
+
+    CACHE.clear()
 
 
 def weight_cache_stats() -> dict[str, int]:

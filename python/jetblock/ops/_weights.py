@@ -46,14 +46,19 @@ class WeightCache:
         form: object,
         pack: "Callable[[torch.Tensor], P]",
         owner: "torch.Tensor | None" = None,
+        *,
+        is_constant: bool = False,
     ) -> P:
-        """The weight as `pack` makes it; `form` says which packing that is; `owner` where the weight hides its own."""
+        """The weight as `pack` makes it; `form` says which packing that is; `owner` where the weight hides its own.
+
+        A tensor of inference mode has no counter of its changes: it is packed each time, unless it `is_constant`.
+        """
         owner = owner_of(weight) if owner is None else owner
-        if owner.is_inference():
-            # It has no counter of its changes.
+        if owner.is_inference() and not is_constant:
             return pack(weight)
         key = (id(owner), form, weight.storage_offset(), weight.shape, weight.stride())
-        state = (owner._version, weight.data_ptr(), weight.dtype)  # noqa: SLF001
+        version = None if owner.is_inference() else owner._version  # noqa: SLF001
+        state = (version, weight.data_ptr(), weight.dtype)
         with self._lock:
             found = self._kept.get(key)
             if found and found[0]() is owner and found[1] == state:
@@ -75,6 +80,12 @@ class WeightCache:
         owners = {id(owner_of(weight)) for weight in weights}
         with self._lock:
             for key in [key for key in self._kept if key[0] in owners]:
+                self._drop(key)
+
+    def clear(self) -> None:
+        """Forgets all packed forms; what an operator is using stays until it is done."""
+        with self._lock:
+            for key in list(self._kept):
                 self._drop(key)
 
     def set_limit(self, limit: int) -> None:

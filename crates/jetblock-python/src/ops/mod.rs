@@ -7,6 +7,7 @@
 mod along;
 mod convolution;
 mod grid;
+mod images;
 mod norm;
 mod random;
 mod rows;
@@ -29,6 +30,7 @@ use crate::tensor::{Source, Tensor};
 pub(crate) use along::{cumsum, reduce, topk};
 pub(crate) use convolution::{PackedConv, conv};
 pub(crate) use grid::{adaptive_avg_pool, avg_pool, upsample};
+pub(crate) use images::similarity;
 pub(crate) use norm::{group_norm, layer_norm};
 pub(crate) use random::randn;
 pub(crate) use rows::{activation, power, rms_norm, rms_norm_gated, softmax, swiglu};
