@@ -18,6 +18,7 @@ FAMILIES = (
     "fast_sampler",
     "optimizer",
     "benchmark",
+    "cosmos",
     "language",
     "language_inspection",
     "compatibility",

@@ -47,6 +47,7 @@ def train_sd3(steps: int, batch: int) -> None:
 
 def build_others(folder: Path) -> None:
     import codec
+    import cosmos
     import torch
     import unet
 
@@ -55,6 +56,15 @@ def build_others(folder: Path) -> None:
     if not checkpoint.exists():
         net = unet.new(torch.Generator().manual_seed(1))
         save(checkpoint, {"model.diffusion_model.": net, "first_stage_model.": codec.autoencoder(unet.CHANNELS)})
+    video = folder / "diffusion_models" / "tiny_cosmos.safetensors"
+    if not video.exists():
+        generator = torch.Generator().manual_seed(1)
+        net = cosmos.new(generator)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as fast for a model of this size, and not slowed down by what else runs
+        cosmos.train(net, 240, generator)
+        torch.set_num_threads(threads)
+        save(video, {"": net})
 
 
 def main() -> None:

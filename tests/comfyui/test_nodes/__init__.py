@@ -33,6 +33,25 @@ class TestConditioning(io.ComfyNode):
         return io.NodeOutput([[tokens, {"pooled_output": pooled}]])
 
 
+class TestCosmosConditioning(io.ComfyNode):
+    """The same for the tiny Cosmos."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestCosmosConditioning",
+            category="test",
+            inputs=[io.Int.Input("label", default=0, min=-1, max=CLASSES - 1, tooltip="The digit; -1 is none.")],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, label: int) -> io.NodeOutput:
+        import cosmos
+
+        return io.NodeOutput([[cosmos.conditioning(label), {}]])
+
+
 class TestKeep(io.ComfyNode):
     """Keeps a value of any type for the test that ran the graph."""
 
@@ -111,7 +130,7 @@ class TestTextEncode(io.ComfyNode):
 
 class TestExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestConditioning, TestGive, TestKeep, TestCheckpoint, TestTextEncode]
+        return [TestConditioning, TestCosmosConditioning, TestGive, TestKeep, TestCheckpoint, TestTextEncode]
 
 
 async def comfy_entrypoint() -> TestExtension:
