@@ -56,4 +56,5 @@ def extension() -> JetBlockExtension:
     families = [import_module(f".{family}", __name__) for family in FAMILIES]
     nodes = [node for family in families for node in family.NODES]
     _upgrade.add_words(nodes)
+    import_module("._interfaces", __name__).provide()
     return JetBlockExtension(nodes)

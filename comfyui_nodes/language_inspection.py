@@ -134,7 +134,9 @@ class JetBlockNVFP4Quantizer(io.ComfyNode):
         cls, model: LanguageModel.Type, keys_and_values: KvFormat | Keep, weights: Recipe | Keep, text: str
     ) -> io.NodeOutput:
         """Quantizes and measures."""
-        smaller = model if weights == KEEP else quantize_weights(model, models.home(), weights)
+        smaller = (
+            model if weights == KEEP else quantize_weights(model, models.home(), weights, models.stop_if_cancelled)
+        )
         smaller = smaller if keys_and_values == KEEP else quantize_kv(smaller, keys_and_values)
         models.stop_if_cancelled()
         report = str(cost(model, smaller, text))

@@ -8,6 +8,7 @@ import comfy.samplers
 from comfy_api.latest import io, ui
 
 from jetblock import ops
+from jetblock.handles import MODELS
 
 from ._levels import LEVELS, optimized
 from ._measure import Sampling, Variant, measure
@@ -199,7 +200,7 @@ class JetBlockCacheManager(io.ComfyNode):
             display_name="JetBlock Cache Manager",
             category=CATEGORY,
             description="Shows, empties or bounds what JetBlock keeps in memory: weights in the form that its "
-            "operators and 8-bit layers read.",
+            "operators and 8-bit layers read, and the language models used last.",
             is_output_node=True,
             inputs=[
                 io.Combo.Input(
@@ -232,12 +233,13 @@ class JetBlockCacheManager(io.ComfyNode):
     @classmethod
     def execute(cls, action: str, limit_mib: int, after: Any = None) -> io.NodeOutput:
         """Acts, then looks."""
-        freed = ops.weight_cache_stats()["bytes"]
+        freed, freed_models = ops.weight_cache_stats()["bytes"], 0
         if action == "clear":
             ops.clear_weight_cache()
+            freed_models = MODELS.clear()
         elif action == "set limit":
             ops.set_weight_cache_limit(limit_mib << 20)
-        stats = ops.weight_cache_stats()
+        stats: dict[str, Any] = dict(ops.weight_cache_stats())
         stats["freed"] = freed - stats["bytes"]
         text = (
             f"{stats['weights']} packed weights, {stats['bytes'] / 2**20:.1f} MiB of at most"
@@ -245,6 +247,9 @@ class JetBlockCacheManager(io.ComfyNode):
         )
         if stats["freed"]:
             text += f"; {stats['freed'] / 2**20:.1f} MiB freed"
+        language = MODELS.stats
+        text += f"\n{language['models']} language models, {language['bytes'] / 2**20:.1f} MiB"
+        stats["language_models"] = {**language, "freed": freed_models}
         return io.NodeOutput(after, text, json.dumps(stats), ui=ui.PreviewText(text))
 
 

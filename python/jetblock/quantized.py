@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -55,10 +56,18 @@ def quantize_kv(handle: ModelHandle, kv: KvFormat) -> ModelHandle:
     return replace(handle, kv=kv)
 
 
-def quantize_weights(handle: ModelHandle, folder: Path, recipe: Recipe = "nano") -> ModelHandle:
+def quantize_weights(
+    handle: ModelHandle, folder: Path, recipe: Recipe = "nano", between: Callable[[], None] = lambda: None
+) -> ModelHandle:
     """The model with NVFP4 weights, converted into a folder in `folder`; one that is there already is used.
 
     Its name has a digest of the source's files, so a changed source is converted anew.
+
+    Args:
+        handle: The model, a folder.
+        folder: Where the new one is put.
+        recipe: Which weights are converted.
+        between: Called several times a second; it may raise to end the work.
 
     Raises:
         ModelError: The model cannot be converted, and why.
@@ -75,13 +84,29 @@ def quantize_weights(handle: ModelHandle, folder: Path, recipe: Recipe = "nano")
         with tempfile.TemporaryDirectory(prefix=".jetblock-", dir=folder) as part:
             command = [sys.executable, "-m", "jetblock", "quantize", "--format", "nvfp4", "--recipe", recipe, "--quiet"]
             made = Path(part) / "model"
-            done = subprocess.run(  # noqa: S603 (this Python, our own module)
-                [*command, "--", str(source), str(made)], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                raise ModelError(done.stderr.strip().removeprefix("error: "))
+            _run([*command, "--", str(source), str(made)], between)
             os.replace(made, out)  # noqa: PTH105 (as everywhere: whole or not at all)
     return replace(handle, path=str(out))
+
+
+def _run(command: list[str], between: Callable[[], None]) -> None:
+    process = subprocess.Popen(  # noqa: S603 (this Python, our own module)
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            while True:
+                between()
+                try:
+                    _, errors = process.communicate(timeout=0.2)
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise ModelError(errors.strip().removeprefix("error: "))
 
 
 def cost(before: ModelHandle, after: ModelHandle, text: str) -> Cost:

@@ -72,7 +72,8 @@ class ComfyUI:
     def __init__(self, base: Path, *flags: str) -> None:
         for name in ("custom_nodes", "models", "input", "output", "temp", "user"):
             (base / name).mkdir(parents=True, exist_ok=True)
-        for name, pack in ((PACK, ROOT), ("jetblock_test_nodes", HERE / "test_nodes")):
+        packs = {PACK: ROOT, "jetblock_test_nodes": HERE / "test_nodes", "orchestra": HERE / "orchestra"}
+        for name, pack in packs.items():
             link = base / "custom_nodes" / name
             link.unlink(missing_ok=True)
             link.symlink_to(pack, target_is_directory=True)

@@ -1,14 +1,17 @@
 """JetBlock as a backend of comfy-kitchen: the bits of its eager functions, and nothing that it does not know."""
 
+import importlib.util
 import sys
 import threading
 from typing import Any
 
 import comfy_kitchen as ck
+import numpy as np
 import pytest
 import torch
 from comfy_kitchen.backends import eager
 from comfy_kitchen.registry import registry
+from harness import ROOT
 
 import jetblock
 from jetblock import _core, kitchen
@@ -190,3 +193,39 @@ def test_the_pack_registers_it_where_comfyui_uses_comfy_kitchen(comfyui: Any, mo
     monkeypatch.delitem(sys.modules, "comfy_kitchen")
     assert comfyui.loop.run_until_complete(comfyui.nodes.load_custom_node(pack))
     assert registered == [True]
+
+
+def second_implementation() -> Any:
+    """What numpy makes of NUMERICS.md alone."""
+    folder = ROOT / "tests" / "second_implementation"
+    spec = importlib.util.spec_from_file_location(
+        "second_implementation", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    return importlib.import_module("second_implementation.quant")
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_numerics_md_says_the_same(dtype: torch.dtype) -> None:
+    quant, scale = second_implementation(), 0.013
+
+    def rounded(x: Any) -> Any:
+        return torch.from_numpy(np.ascontiguousarray(x)).to(dtype).float().numpy()
+
+    x = awkward((131, 80), dtype)
+    codes, scales = kitchen.quantize_nvfp4(x, torch.tensor(scale), hi_first=False)
+    own_scales, own_codes = quant.kitchen_nvfp4(x.float().numpy(), scale)
+    assert np.array_equal(codes.numpy(), quant.pack(own_codes))
+    rows, columns = np.indices(own_scales.shape)
+    placed = scales.view(torch.uint8).flatten().numpy()
+    assert np.array_equal(placed[quant.kitchen_place(rows, columns, 5)], own_scales)
+    assert placed.sum(dtype=int) == own_scales.sum(dtype=int)  # the rest is 0
+    back = kitchen.dequantize_nvfp4(codes, torch.tensor(scale), scales, dtype, hi_first=False)
+    own_back = quant.kitchen_nvfp4_values(own_scales, own_codes, scale, rounded)
+    assert np.array_equal(back.float().numpy().view("u4"), own_back.view("u4"))
+    fp8 = kitchen.quantize_per_tensor_fp8(x, torch.tensor(scale))
+    own = quant.kitchen_e4m3(x.float().numpy(), scale, rounded)
+    assert np.array_equal(fp8.view(torch.uint8).numpy(), own)
+    values = kitchen.dequantize_per_tensor_fp8(fp8, torch.tensor(scale), dtype)
+    own_values = quant.kitchen_e4m3_values(own, scale, rounded)
+    assert np.array_equal(values.float().numpy().view("u4"), own_values.view("u4"))

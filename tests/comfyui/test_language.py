@@ -1,5 +1,6 @@
 """Language models in a graph: they write what the package writes, say how far they are, and stop when told to."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,17 @@ def test_the_optimizer_measures_and_changes_no_token(graph: Graph) -> None:
     assert handle.speculate in (0, 2, 4, 8)
     assert f"{handle.speculate:7}  " in next(line for line in report.splitlines() if "chosen" in line)
     assert text == plain
+
+
+def test_the_cache_manager_knows_them(graph: Graph) -> None:
+    model = loader(graph)
+    text = generate(graph, model, max_tokens=4)
+    kept = graph.add("JetBlockCacheManager", action="statistics", limit_mib=0, after=text)
+    cleared = graph.add("JetBlockCacheManager", action="clear", limit_mib=0, after=kept)
+    before, after = (json.loads(told)["language_models"] for told in graph.run(kept[2], cleared[2]))
+    assert before["models"] >= 1
+    assert before["bytes"] >= jetblock.load().weight_bytes
+    assert (after["models"], after["bytes"], after["freed"]) == (0, 0, before["bytes"])
 
 
 def test_at_most_so_many_models_are_kept() -> None:

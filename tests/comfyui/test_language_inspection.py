@@ -11,7 +11,9 @@ from harness import ROOT, ComfyUI, Graph
 from test_language import loader
 
 import jetblock
+from jetblock.handles import ModelHandle
 from jetblock.model import Proof
+from jetblock.quantized import quantize_weights
 
 
 def test_the_profile_and_its_picture(graph: Graph) -> None:
@@ -82,6 +84,10 @@ def test_fewer_bits_for_keys_and_values(comfyui: ComfyUI) -> None:
     assert "unchanged: 100.0%" in report
 
 
+def cancel() -> None:
+    raise KeyboardInterrupt
+
+
 def test_fewer_bits_for_weights(comfyui: ComfyUI) -> None:
     home = comfyui.base / "models" / "jetblock"
     shutil.rmtree(home, ignore_errors=True)
@@ -95,6 +101,11 @@ def test_fewer_bits_for_weights(comfyui: ComfyUI) -> None:
     before = (made / "config.json").stat().st_mtime_ns
     assert quantize(comfyui, name="demo", weights="all", keys_and_values="keep") == [handle, report]
     assert (made / "config.json").stat().st_mtime_ns == before  # used again
+    shutil.rmtree(made)
+    with pytest.raises(KeyboardInterrupt):
+        quantize_weights(ModelHandle(path=str(home / "demo")), home, "all", cancel)
+    assert [path.name for path in home.iterdir()] == ["demo"]
+    [handle, _] = quantize(comfyui, name="demo", weights="all")
     with pytest.raises(RuntimeError, match="NVFP4 already"):
         quantize(comfyui, name=made.name, weights="all")
     with pytest.raises(RuntimeError, match="expected a model folder"):

@@ -87,3 +87,32 @@ def unpack(pairs):
 def pack(codes):
     """Two codes a byte, the even one in the low half."""
     return codes[..., 0::2] | codes[..., 1::2] << 4
+
+
+def kitchen_nvfp4(x, scale):
+    """Section 2.2: block scales [R, C / 16] and codes [R, C] of finite x [R, C]; no part of the contract's operators."""
+    blocks = f32(x).reshape(len(x), -1, 16)
+    scales = e4m3(amax(blocks) / F32(6) / F32(scale))
+    divisor = (F32(scale) * e4m3_value(scales))[..., None]
+    codes = e2m1(np.abs(blocks / np.where(divisor == 0, F32(1), divisor))) | np.where(np.signbit(blocks), 8, 0).astype(np.uint8)
+    codes = np.where(divisor == 0, np.uint8(0), codes).reshape(x.shape)
+    return scales, codes
+
+
+def kitchen_nvfp4_values(scales, codes, scale, rounded):
+    t = rounded(rounded(F32(scale)) * e4m3_value(scales))
+    return rounded(e2m1_value(codes).reshape(*scales.shape, 16) * t[..., None]).reshape(codes.shape)
+
+
+def kitchen_e4m3(x, scale, rounded):
+    return e4m3(rounded(f32(x) * rounded(F32(1) / F32(scale))))
+
+
+def kitchen_e4m3_values(codes, scale, rounded):
+    return rounded(e4m3_value(codes) * rounded(F32(scale)))
+
+
+def kitchen_place(row, column, columns):
+    """Byte of the scale of a row and a column of blocks, of so many columns."""
+    tile = row // 128 * -(-columns // 4) + column // 4
+    return 512 * tile + 16 * (row % 32) + 4 * (row % 128 // 32) + column % 4
