@@ -100,7 +100,7 @@ class Variant:
         """As people read it."""
         quality = "the same bits" if same_bits(self.latents, reference.latents) else f"error {self.relative_error:.2%}"
         if self.psnr is not None:
-            quality += f", PSNR {self.psnr:.1f} dB, SSIM {self.ssim:.3f}"
+            quality += f", PSNR {self.psnr:.1f} dB, SSIM {self.ssim:.4f}"
         speed = f"{self.median:.0f} ms, {reference.median / self.median:.2f}x"
         return f"{self.name}: {self.steps} steps, {self.calls} calls, {speed}; {quality}"
 

@@ -144,12 +144,42 @@ def checksum_compare(graph: Graph) -> str:
     )
 
 
+def speed_vs_determinism(graph: Graph) -> str:
+    checkpoint, parts = checkpoint_parts(graph)
+    skips = {"skip_ratio": 0.4, "mode": "fixed", "method": "interpolate", "threshold": 0.1, "minimum_steps": 12}
+    plain = parts["model"]
+    fast = graph.add("JetBlockFastSampler", model=plain, **skips)
+    deterministic = graph.add("JetBlockDeterministicModel", model=plain, level="batch_invariant")
+    both = graph.add("JetBlockFastSampler", model=deterministic, **skips)
+    latent = graph.add("EmptyLatentImage", width=512, height=512, batch_size=4)
+    usual = {"seed": 3, "steps": 25, "cfg": 6.5, "sampler_name": "euler", "scheduler": "normal"}
+    for model in (fast, deterministic, both):
+        measured = graph.add(
+            "JetBlockBenchmark",
+            **{**parts, "model": model},
+            reference=plain,
+            latent_image=latent,
+            vae=checkpoint[2],
+            **usual,
+            warmup_runs=1,
+            measured_runs=3,
+        )
+        graph.add("PreviewAny", source=measured)
+        graph.add("PreviewImage", images=measured[2])
+    return (
+        "What skipped steps save, what determinism costs, and both together: each is measured in turns with the plain "
+        "model and with the plain model at as many calls.\n\nThe first chart has an error and saves time, the second "
+        "has none but roundings and costs time. With both, an image has the same bits in any batch, faster."
+    )
+
+
 EXAMPLES: dict[str, Callable[[Graph], str]] = {
     "nemotron_deterministic": nemotron_deterministic,
     "mamba2_benchmark": mamba2_benchmark,
     "prompt_enhancer": prompt_enhancer,
     "deterministic_batch": deterministic_batch,
     "checksum_compare": checksum_compare,
+    "speed_vs_determinism": speed_vs_determinism,
 }
 
 

@@ -1,6 +1,7 @@
 """The example workflows, as they lie in the folder: each is run."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def saved(name: str) -> dict[str, Any]:
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def run(comfyui: ComfyUI, name: str) -> tuple[Prompt, dict[str, Any]]:
+def run(comfyui: ComfyUI, name: str, **settings: Any) -> tuple[Prompt, dict[str, Any]]:
     """The example's prompt, and what its nodes show."""
     prompt = to_api(saved(name), comfyui.nodes.NODE_CLASS_MAPPINGS)
     for node in prompt.values():
@@ -33,6 +34,7 @@ def run(comfyui: ComfyUI, name: str) -> tuple[Prompt, dict[str, Any]]:
             node["inputs"].update(width=128, height=128)
         if "steps" in node["inputs"]:
             node["inputs"]["steps"] = 2
+        node["inputs"].update({name: value for name, value in settings.items() if name in node["inputs"]})
     return prompt, comfyui.run(prompt)
 
 
@@ -101,3 +103,15 @@ def test_checksum_compare(comfyui: ComfyUI) -> None:
     assert ours.splitlines()[0] == "identical: 1 images"
     assert "batch_size: 4 -> 1" in theirs
     assert "batch_size: 4 -> 1" in ours
+
+
+def test_speed_vs_determinism(comfyui: ComfyUI) -> None:
+    texts = shown(*run(comfyui, "speed_vs_determinism", steps=15, warmup_runs=0, measured_runs=1))
+    # Four images with two conditionings each; six of fifteen steps are skipped.
+    calls = [[int(count) for count in re.findall(r"(\d+) calls, ", text)] for text in texts]
+    assert calls == [[120, 72, 72], [120, 120, 120], [120, 72, 72]]
+    for text in texts:
+        plain, patched, fewer = text.splitlines()
+        assert plain.endswith("the same bits")
+        assert "error" in patched
+        assert ("error" in fewer) == ("15 steps" not in fewer)
