@@ -80,9 +80,8 @@ def check(comfyui: str | None = None, device: str | None = None) -> Compatibilit
 
 
 def _installed(name: str) -> str | None:
-    loaded = getattr(sys.modules.get(name.replace("-", "_")), "__version__", None)
     try:
-        return str(loaded or version(name))
+        return version(name)
     except PackageNotFoundError:
         return None
 

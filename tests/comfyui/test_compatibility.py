@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ EASY_CACHE = {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95
 def test_the_node_tells_what_is_here(comfyui: ComfyUI) -> None:
     text, holds = report(comfyui, "portable")
     assert holds
-    for name, value in (("torch", torch.__version__), ("JetBlock", jetblock.__version__), ("device", "cpu")):
+    for name, value in (("torch", version("torch")), ("JetBlock", jetblock.__version__), ("device", "cpu")):
         assert any(line.split() == [name, value] for line in text.splitlines())
     assert "on      sampling at level portable" in text
     assert "nothing breaks it" in text

@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from harness import ROOT, ComfyUI, Graph, Node
@@ -59,32 +59,49 @@ def test_thinking_and_its_budget(comfyui: ComfyUI) -> None:
     assert run(by_mode=True) == [own.content, own.reasoning]
 
 
-def test_progress_counts_to_the_end(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    import comfy.utils
+class Progress:
+    """ComfyUI's progress bar, every update of which is seen: newer versions show ten a second."""
 
-    seen = []
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *_, **__: seen.append((value, total)))
-    graph.run(generate(graph, loader(graph), max_tokens=20))
-    assert seen == sorted(seen)
-    assert len(seen) > 5
-    assert seen[-1] == (20, 20)
+    seen: ClassVar[list[tuple[int, int]]] = []
+    cancel_at: ClassVar[int | None] = None
 
+    def __init__(self, total: int) -> None:
+        self.value, self.total = 0, total
 
-def test_cancel_stops_it(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    import comfy.model_management
-    import comfy.utils
+    def update(self, step: int) -> None:
+        self.update_absolute(self.value + step)
 
-    seen = []
+    def update_absolute(self, value: int) -> None:
+        import comfy.model_management
 
-    def hook(value: int, *_: Any, **__: Any) -> None:
-        seen.append(value)
-        if value == 3:
+        self.value = value
+        self.seen.append((value, self.total))
+        if value == self.cancel_at:
             comfy.model_management.interrupt_current_processing()
 
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+
+@pytest.fixture
+def progress(monkeypatch: pytest.MonkeyPatch) -> type[Progress]:
+    import comfy.utils
+
+    monkeypatch.setattr(comfy.utils, "ProgressBar", Progress)
+    monkeypatch.setattr(Progress, "seen", [])
+    return Progress
+
+
+def test_progress_counts_to_the_end(graph: Graph, progress: type[Progress]) -> None:
+    graph.run(generate(graph, loader(graph), max_tokens=20))
+    *steps, last = progress.seen
+    assert steps == [(number + 1, 20) for number in range(len(steps))]
+    assert len(steps) > 5
+    assert last == (20, 20)
+
+
+def test_cancel_stops_it(graph: Graph, progress: type[Progress], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "cancel_at", 3)
     with pytest.raises(InterruptedError):
         graph.run(generate(graph, loader(graph), thinking="on", max_tokens=1000))
-    assert seen == [1, 2, 3]
+    assert progress.seen == [(1, 1000), (2, 1000), (3, 1000)]
 
 
 def test_a_receipt_can_be_verified(comfyui: ComfyUI) -> None:
