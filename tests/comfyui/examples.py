@@ -64,7 +64,7 @@ def mamba2_benchmark(graph: Graph) -> str:
 
 def prompt_enhancer(graph: Graph) -> str:
     prompt = "Describe a picture of a quiet harbour at dawn in one sentence, with light and colours."
-    text = writer(graph, loader(graph), prompt, thinking="off", max_tokens=96, seed=11)
+    text = writer(graph, loader(graph), prompt, max_tokens=160, seed=11)
     graph.add("PreviewAny", source=text)
     checkpoint = graph.add("CheckpointLoaderSimple", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors")
     sampled = graph.add(
