@@ -21,7 +21,8 @@ sys.path.insert(0, str(ROOT / "tests" / "comfyui"))
 SAMPLERS = ("euler", "dpmpp_2m", "euler_ancestral", "dpmpp_2s_ancestral", "dpmpp_2m_sde")
 SIDES = {"sd3": 512, "unet": 256}
 """Image pixels a side where time is measured: 1024 tokens of attention each."""
-SETTINGS = {"seed": 5, "steps": 8, "cfg": 3.0, "scheduler": "simple"}
+STEPS = {"sd3": 8, "unet": 3}
+SETTINGS = {"seed": 5, "cfg": 3.0, "scheduler": "simple"}
 
 
 class Bench:
@@ -40,7 +41,8 @@ class Bench:
         from graphs import ARCHITECTURES
 
         graph = self.comfyui.graph()
-        side = {"width": how.get("width", 128), "height": how.get("height", 128)}
+        usual = {"sd3": 128, "unet": 64}[architecture]
+        side = {"width": how.get("width", usual), "height": how.get("height", usual)}
         parts = ARCHITECTURES[architecture](graph, batch_size=how.get("batch", 1), **side)
         if "start" in how:
             numbers = {"batch_index": images} if images else {}
@@ -50,7 +52,7 @@ class Bench:
             [image] = images
             parts["latent_image"] = graph.add("LatentFromBatch", samples=batch, batch_index=image, length=1)
         settings = {**SETTINGS, "sampler_name": sampler, "denoise": how.get("denoise", 1.0)}
-        settings["steps"] = how.get("steps", 8)
+        settings["steps"] = how.get("steps", STEPS[architecture])
         if own:
             node = graph.add("JetBlockDeterministicSampler", **parts, **settings, level=self.level)
         else:

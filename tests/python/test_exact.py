@@ -231,3 +231,16 @@ def test_the_lists_name_operators() -> None:
     for name in _exact.MOVES | _exact.ARITHMETIC:
         assert hasattr(torch.ops.aten, name.removeprefix("aten.")), name
     assert not _exact.MOVES & _exact.ARITHMETIC
+
+
+def test_writing_forms_are_told_apart_by_the_types_of_arguments() -> None:
+    """`clamp_` to numbers is exact, `clamp_` to tensors is not, and both have the same names of arguments."""
+    x = torch.tensor([-2.0, -0.0, 0.3, 7.0])
+    with torch.no_grad(), jetblock.deterministic() as report:
+        by_numbers = x.clone().clamp_(0.0, 1.0)
+        by_tensors = x.clone().clamp_(torch.tensor(0.0), torch.tensor(1.0))
+        into = torch.clamp(x, 0.0, 1.0, out=torch.empty(4))
+    assert torch.equal(by_numbers, torch.tensor([0.0, 0.0, 0.3, 1.0]))
+    assert torch.equal(by_tensors, by_numbers)
+    assert torch.equal(into, by_numbers)
+    assert {row.status for row in report.rows} == {"covered", "exact"}

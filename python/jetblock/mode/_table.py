@@ -80,7 +80,8 @@ def _writing_form(func: torch._ops.OpOverload) -> tuple[Callable[..., Any], str]
     namespace, packet = func._schema.name.split("::")  # noqa: SLF001 (the schema has no public name)
     arguments = func._schema.arguments  # noqa: SLF001
     outs = [a.name for a in arguments if a.kwarg_only and a.alias_info is not None and a.alias_info.is_write]
-    names = [a.name for a in arguments if a.name not in outs]
+    # Types too: `clamp_` of numbers is another form than `clamp_` of tensors.
+    inputs = [(a.name, str(a.type)) for a in arguments if a.name not in outs]
     is_in_place = not outs and packet.endswith("_") and not packet.endswith("__")
     if not outs and not is_in_place:
         return None
@@ -90,10 +91,15 @@ def _writing_form(func: torch._ops.OpOverload) -> tuple[Callable[..., Any], str]
     for overload in functional.overloads():
         candidate = getattr(functional, overload)
         found = _HANDLERS.get(str(candidate))
-        if found is not None and [a.name for a in candidate._schema.arguments] == names:  # noqa: SLF001
+        if found is not None and _inputs(candidate) == inputs:
             handler, status = found
             return (_in_place(handler) if is_in_place else _into(handler, outs)), status
     return None
+
+
+def _inputs(func: torch._ops.OpOverload) -> list[tuple[str, str]]:
+    """Names and types of the arguments."""
+    return [(a.name, str(a.type)) for a in func._schema.arguments]  # noqa: SLF001 (as above)
 
 
 def _in_place(handler: Callable[..., Any]) -> Callable[..., Any]:
