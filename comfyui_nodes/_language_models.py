@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import comfy.model_management
@@ -66,6 +67,33 @@ def _models(folder: Path, depth: int) -> list[Path]:
         elif path.suffix.lower() == ".gguf":
             found.append(path)
     return found
+
+
+class Shown:
+    """Text under a node in the page while it is written, a few times a second."""
+
+    INTERVAL = 0.2
+    """Seconds."""
+
+    def __init__(self, node_id: str | None) -> None:
+        import server  # noqa: PLC0415 (ComfyUI's, which imports much)
+
+        self.send = getattr(getattr(server.PromptServer, "instance", None), "send_progress_text", None)
+        self.node_id = node_id
+        self.text = ""
+        self.sent = -self.INTERVAL
+
+    def add(self, text: str) -> None:
+        """Shows more of it."""
+        self.text += text
+        if time.monotonic() - self.sent >= self.INTERVAL:
+            self.show()
+
+    def show(self) -> None:
+        """Shows all of it."""
+        if self.send is not None and self.node_id is not None and self.text:
+            self.send(self.text, self.node_id)
+            self.sent = time.monotonic()
 
 
 def stop_if_cancelled() -> None:

@@ -88,6 +88,7 @@ class JetBlockNemotronGenerate(io.ComfyNode):
             description="Lets a language model answer. Model, words, settings and seed decide each token, on every "
             "machine and at any thread count.",
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 LanguageModel.Input("model", tooltip=MODEL_INPUT),
                 io.String.Input("prompt", multiline=True, default=PROMPT, tooltip="What is said to the model."),
@@ -182,11 +183,13 @@ class JetBlockNemotronGenerate(io.ComfyNode):
             raise ValueError("system is for form chat: a text has no messages")
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": prompt})
-        progress = comfy.utils.ProgressBar(max_tokens)
+        progress, shown = comfy.utils.ProgressBar(max_tokens), models.Shown(cls.hidden.unique_id)
         stream = model.stream(prompt if form == "text" else messages, options)
-        for _ in stream:
+        for delta in stream:
             progress.update(1)
+            shown.add(delta.reasoning + delta.content)
             models.stop_if_cancelled()
+        shown.show()
         result = stream.result
         progress.update_absolute(max_tokens)
         proof = result.receipt.text if result.receipt else ""
