@@ -3,6 +3,10 @@
 Two blocks are trained, on digits that move; the others, whose number ComfyUI fixes, add nothing.
 """
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from unittest import mock
+
 import comfy.model_management
 import comfy.ops
 import torch
@@ -62,6 +66,16 @@ def videos(data: Digits, count: int, generator: torch.Generator) -> tuple[torch.
     return torch.stack(frames, 2), labels
 
 
+def differentiable_rope() -> AbstractContextManager[object]:
+    """Newer versions of ComfyUI rotate by an operator without a gradient; what it does on a CPU has one."""
+    kitchen = getattr(sys.modules.get("comfy.quant_ops"), "ck", None)
+    if not hasattr(kitchen, "apply_rope_split_half"):
+        return nullcontext()
+    from comfy_kitchen.backends import eager
+
+    return mock.patch.object(kitchen, "apply_rope_split_half", eager.apply_rope_split_half)
+
+
 def train(net: MiniTrainDIT, steps: int, generator: torch.Generator, batch: int = 4) -> list[float]:
     """Rectified flow, as for the SD3; returns the losses."""
     comfy.model_management.in_training = True
@@ -79,7 +93,7 @@ def train(net: MiniTrainDIT, steps: int, generator: torch.Generator, batch: int 
         time = torch.sigmoid(torch.randn(batch, generator=generator))
         noise = torch.randn(video.shape, generator=generator)
         mixed = torch.lerp(video, noise, time[:, None, None, None, None])
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved), differentiable_rope():
             loss = (net(mixed, time, tokens[label]) - (noise - video)).pow(2).mean()
         optimizer.zero_grad()
         loss.backward()
