@@ -9,6 +9,7 @@ import pytest
 import torch
 from graphs import ARCHITECTURES, ksampler, sd3
 from harness import ComfyUI, Graph, Node
+from test_cosmos import cosmos
 
 from jetblock.diffusion.noise import image_noise
 from jetblock.diffusion.samplers import SAMPLERS
@@ -64,6 +65,20 @@ def test_unet(comfyui: ComfyUI, level: str) -> None:
         return render(comfyui, "unet", "9x11", level=level, sampler_name="dpmpp_2m_sde", steps=2, **batch)
 
     assert_images_are_apart(run, (3, 2))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_videos(comfyui: ComfyUI, level: str) -> None:
+    """Latents with frames: a video of a batch is as apart as an image."""
+
+    def run(batch: int, first_image: int = 0) -> torch.Tensor:
+        graph = comfyui.graph()
+        parts = cosmos(graph, batch_size=batch)
+        settings = {"level": level, "sampler_name": "euler_ancestral", "steps": 2}
+        return graph.run(deterministic(graph, parts, first_image=first_image, **settings))["samples"]
+
+    assert run(1).ndim == 5
+    assert_images_are_apart(run, (2,))
 
 
 def test_comfyui_alone_does_differ(comfyui: ComfyUI) -> None:

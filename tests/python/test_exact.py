@@ -13,6 +13,7 @@ import torch
 
 import jetblock
 from jetblock.mode import _exact
+from tests.second_implementation import torch_ops
 
 F32 = np.float32
 COUNT = 4099
@@ -244,3 +245,17 @@ def test_writing_forms_are_told_apart_by_the_types_of_arguments() -> None:
     assert torch.equal(by_tensors, by_numbers)
     assert torch.equal(into, by_numbers)
     assert {row.status for row in report.rows} == {"covered", "exact"}
+
+
+def test_a_number_to_the_power_of_a_table() -> None:
+    exponents = torch.tensor([[0.0, 0.25, 2.0], [-1.0, 3.7, -0.5]])
+    with torch.no_grad(), jetblock.deterministic() as report:
+        given = 160000.0**exponents
+    assert [row.status for row in report.rows] == ["covered"]
+    expected = [torch_ops.pow_scalar(F32([160000.0]), F32(e)) for e in exponents.flatten().tolist()]
+    assert same(given.flatten(), np.concatenate(expected))
+    with (
+        jetblock.deterministic(),
+        pytest.raises(jetblock.UncoveredOperatorError, match="4097 exponents, more than 4096"),
+    ):
+        torch.pow(3.0, torch.ones(4097))

@@ -108,12 +108,21 @@ def power(self: torch.Tensor, exponent: Number) -> torch.Tensor:
     return contract("pow", self, exponent)
 
 
+LARGEST_TABLE = 4096
+"""Exponents of a power of a number."""
+
+
 @covers("aten.pow.Scalar")
 def power_of(self: Number, exponent: torch.Tensor) -> torch.Tensor:
-    """2 and e have functions of their own."""
-    if self not in (2, math.e):
-        refuse(f"a base of {self}")
-    return _elementwise("exp2" if self == 2 else "exp", exponent)
+    """2 and e have functions of their own; with another base it is a table of frequencies, computed one by one."""
+    if self in (2, math.e):
+        return _elementwise("exp2" if self == 2 else "exp", exponent)
+    if exponent.numel() > LARGEST_TABLE:
+        refuse(f"a base of {self} and {exponent.numel()} exponents, more than {LARGEST_TABLE}")
+    check_floats(exponent)
+    base = torch.tensor([float(self)])
+    powers = [contract("pow", base, e) for e in exponent.float().flatten().tolist()]
+    return torch.cat([*powers, base[:0]]).reshape(exponent.shape).to(exponent.dtype)
 
 
 @covers("aten.addcmul.default")
