@@ -58,7 +58,7 @@ def test_it_renders_and_tells_how_far_it_is(comfyui: ComfyUI, server: Server) ->
     steps = [data for kind, data in events if kind == "progress" and data["node"] == sampled.link[0]]
     values = [step["value"] for step in steps]
     assert values == sorted(values)
-    assert len(set(values)) >= settings["steps"]
+    assert len(set(values)) > 1  # newer versions tell no more than a few a second
     assert values[-1] == steps[-1]["max"]
     [saved] = [output["images"] for output in history["outputs"].values() if "images" in output]
     pictures = []
