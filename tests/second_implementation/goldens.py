@@ -331,6 +331,11 @@ def torch_randn(e, wrong=False):
     return torch_ops.randn(e["seed_high"] << 32 | e["seed"], e["image"], e["step"], e["size"], rows_first=wrong)
 
 
+def torch_similarity(e, wrong=False):
+    left, right = (_painted(e["seed"] + i, e["size"]) for i in range(2))
+    return torch_ops.similarity(left, right, columns_first=wrong).view(np.float32)
+
+
 def torch_upsample(e, wrong=False):
     x = _painted(e["seed"], (e["images"], *e["input_size"]))
     return torch_ops.upsample(x, e["output_size"], e["mode"], e["align_corners"], e["scale_factor"], depth_first=wrong)
@@ -356,6 +361,7 @@ TORCH = {
     "sdpa": torch_sdpa,
     "pow": torch_pow,
     "randn": torch_randn,
+    "similarity": torch_similarity,
     "upsample": torch_upsample,
     "pool": torch_pool,
 }

@@ -68,6 +68,33 @@ def _standardize(rows, eps, one_pass=False):
     return d * r[..., None]
 
 
+def similarity(left, right, columns_first=False):
+    """The mean squared difference and SSIM of two images [H, W, C]; section 13.9. `columns_first` is a control."""
+    left, right = left.astype(F64), right.astype(F64)
+    squares = F64(0)
+    for l, r in zip(left.ravel(), right.ravel()):
+        squares += (l - r) * (l - r)
+    height, width, channels = left.shape
+    total, windows = F64(0), 0
+    for c, y, x in itertools.product(range(channels), range(height - 6), range(width - 6)):
+        l, r = left[y : y + 7, x : x + 7, c], right[y : y + 7, x : x + 7, c]
+        values = np.stack([l, r, l * l, r * r, l * r])
+        if columns_first:
+            values = values.transpose(0, 2, 1)
+        rows, sums = np.zeros((5, 7), F64), np.zeros(5, F64)
+        for i in range(7):
+            rows = rows + values[:, :, i]
+        for i in range(7):
+            sums = sums + rows[:, i]
+        ml, mr, mll, mrr, mlr = sums / F64(49)
+        s = F64(49) / F64(48)
+        var_l, var_r, cov = s * (mll - ml * ml), s * (mrr - mr * mr), s * (mlr - ml * mr)
+        c1, c2 = F64(0.01) * F64(0.01), F64(0.03) * F64(0.03)
+        total += ((2 * ml * mr + c1) * (2 * cov + c2)) / ((ml * ml + mr * mr + c1) * (var_l + var_r + c2))
+        windows += 1
+    return np.array([squares / left.size, total / windows], F64)
+
+
 def randn(seed, image, step, size, rows_first=False):
     """[C, T, H, W] of one image; section 6. `rows_first` counts the places row after row, for a control."""
     places = np.array(list(itertools.product(*map(range, size))), dtype=np.uint64).reshape(-1, 4)

@@ -1,4 +1,7 @@
+use jetblock_testing::painted;
+
 use super::*;
+use crate::golden;
 
 /// Pixels that look like nothing in particular.
 fn image(height: usize, width: usize, channels: usize, seed: usize) -> Vec<f32> {
@@ -98,12 +101,19 @@ fn ssim_is_the_formula() {
     }
 }
 
-/// Known bits, which tests/python/test_diffusion_metrics.py finds from NUMERICS.md in Python alone.
+/// Numbers of binary64 enter the digest as pairs of words, the low one first.
 #[test]
-fn known_answer() {
-    let known = found(&image(9, 11, 3, 4), &image(9, 11, 3, 5), 9, 11, 3);
-    let bits = (known.mse.to_bits(), known.ssim.to_bits());
-    assert_eq!(bits, (0x3fc4_e3d8_f854_00ac, 0x3fb1_892b_e771_4397));
+fn golden_v1() {
+    let entries = golden::entries("similarity");
+    assert!(entries.len() >= 2, "{} entries", entries.len());
+    for entry in &entries {
+        let [height, width, channels] = entry.ints("size");
+        let [left, right] = [0, 1].map(|i| painted(entry.seed() + i, height * width * channels));
+        let found = found(&left, &right, height, width, channels);
+        let bits = [found.mse, found.ssim].map(f64::to_bits);
+        let words = bits.map(|bits| [bits as u32, (bits >> 32) as u32].map(f32::from_bits));
+        entry.check(words.as_flattened());
+    }
 }
 
 #[test]
