@@ -9,6 +9,7 @@ import logging
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import comfy.model_sampling
 import comfy.patcher_extension
 import torch
 
@@ -77,7 +78,8 @@ def skipping_model(model: ModelPatcher, settings: SkipSettings) -> ModelPatcher:
                 " without cfg_pp, or disconnect JetBlock Fast Sampler"
             )
         adds_noise = name not in WITHOUT_NOISE or sampler.extra_options.get("s_churn", 0) > 0
-        run = _Run(StepSkipper(settings, sigmas.tolist(), noise.shape[0], adds_noise=adds_noise))
+        mixes = isinstance(guider.model_patcher.get_model_object("model_sampling"), comfy.model_sampling.CONST)
+        run = _Run(StepSkipper(settings, sigmas.tolist(), noise.shape[0], adds_noise=adds_noise, mixes=mixes))
         extra_args["model_options"]["transformer_options"][KEY] = run
         try:
             return executor(guider, sigmas, *args)

@@ -75,6 +75,22 @@ def test_with_noise_the_picture_is_continued() -> None:
     assert skipper.skipped == [10]
 
 
+def test_a_model_that_adds_noise_is_a_mixture_in_other_words() -> None:
+    """The same walk, x stretched by 1 + sigma: the same pictures."""
+    settings = SkipSettings(skip_ratio=0.5)
+    times = SIGMAS[1:]
+    mixing = StepSkipper(settings, times, 1)
+    adding = StepSkipper(settings, [time / (1 - time) for time in times], 1, mixes=False)
+    for step, time in enumerate(times[:-1]):
+        x = torch.linspace(-1, 1, 8).reshape(1, 8).cos() * (1 + step)
+        picture = (x * 3 + step).sin()
+        scale = 1 / (1 - time)
+        one = mixing.predict(x, time, lambda _, picture=picture: picture)
+        other = adding.predict(x * scale, time * scale, lambda _, picture=picture: picture)
+        torch.testing.assert_close(other, one)
+    assert mixing.skipped == adding.skipped == [9]
+
+
 def test_a_step_that_is_tried_twice_is_decided_once() -> None:
     settings = SkipSettings(skip_ratio=0.5)
     skipper = StepSkipper(settings, SIGMAS, 1)

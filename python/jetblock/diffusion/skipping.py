@@ -5,6 +5,9 @@ the direction `v = (x - D) / sigma` in which a sampler moves. On a skipped step 
 ones, and `D = x - sigma v`. Samplers that add noise in each step put into x what no earlier v knows of; for them it is
 D itself that is continued. x is never written to.
 
+That is meant for models that mix picture and noise, `x = (1 - t) D + t n`, whose sigma is t. Others add, `x = D + sigma
+n`; divided by `1 + sigma` it is a mixture with `t = sigma / (1 + sigma)`, and is treated as one.
+
 Every image has a history of its own, and decides alone, so its result does not depend on the batch it is in.
 """
 
@@ -90,7 +93,13 @@ class StepSkipper:
     """
 
     def __init__(
-        self, settings: SkipSettings, sigmas: Sequence[float], images: int, *, adds_noise: bool = False
+        self,
+        settings: SkipSettings,
+        sigmas: Sequence[float],
+        images: int,
+        *,
+        adds_noise: bool = False,
+        mixes: bool = True,
     ) -> None:
         """Starts a run.
 
@@ -99,9 +108,11 @@ class StepSkipper:
             sigmas: The noise levels of the schedule, falling, with the last one where the sampler ends.
             images: Rows of the batch.
             adds_noise: Whether the sampler does so in its steps.
+            mixes: Whether the model mixes picture and noise; else it adds noise to the picture.
         """
         self.settings = settings
         self.adds_noise = adds_noise
+        self.mixes = mixes
         self.sigmas = [float(sigma) for sigma in sigmas]
         steps = len(self.sigmas) - 1
         self.active = steps >= settings.minimum_steps
@@ -147,8 +158,9 @@ class StepSkipper:
         result = torch.empty_like(x)
         for row, image in enumerate(self.images):
             if self._skipped[row]:
-                continued = image.at(sigma, LEAN[self.settings.method])
-                result[row] = continued if self.adds_noise else x[row] - continued * sigma
+                scale, time = self._mixture(sigma)
+                continued = image.at(time, LEAN[self.settings.method])
+                result[row] = continued if self.adds_noise else x[row] / scale - continued * time
                 image.skipped += 1
         if computed is not None:
             result[rows] = computed
@@ -161,6 +173,11 @@ class StepSkipper:
             if start * (1 + 1e-6) >= sigma:
                 step = i
         return step
+
+    def _mixture(self, sigma: float) -> tuple[float, float]:
+        """What x is divided by, and the noise's share of it then."""
+        scale = 1.0 if self.mixes else 1.0 + sigma
+        return scale, sigma / scale
 
     def _may_skip(self, image: _Image, step: int) -> bool:
         settings = self.settings
@@ -178,11 +195,12 @@ class StepSkipper:
 
     def _learn(self, image: _Image, x: Tensor, denoised: Tensor, sigma: float, step: int) -> None:
         """Takes a computed estimate into the history; in mode adaptive, compares it with what was foretold."""
-        value = denoised if self.adds_noise else (x - denoised) / sigma
+        scale, time = self._mixture(sigma)
+        value = denoised if self.adds_noise else (x / scale - denoised) / time
         if self.settings.mode == "adaptive" and len(image.values) == FIRST and step > image.step:
-            foretold = image.at(sigma, LEAN[self.settings.method])
+            foretold = image.at(time, LEAN[self.settings.method])
             image.error_per_step = _size(value - foretold) / max(_size(value), 1e-30) / (step - image.step)
-        image.add(sigma, value, step)
+        image.add(time, value, step)
         image.computed += 1
 
 
@@ -197,19 +215,19 @@ class _Image:
         self.skipped = 0
         self.skipped_steps = 0
 
-    def add(self, sigma: float, value: Tensor, step: int) -> None:
-        """Samplers that try a step twice leave the last answer at each sigma."""
-        others = [known for known in self.values if known[0] != sigma]
-        self.values = [*others[1 - FIRST :], (sigma, value)]
+    def add(self, time: float, value: Tensor, step: int) -> None:
+        """Samplers that try a step twice leave the last answer at each time."""
+        others = [known for known in self.values if known[0] != time]
+        self.values = [*others[1 - FIRST :], (time, value)]
         self.step = step
 
-    def at(self, sigma: float, lean: float) -> Tensor:
+    def at(self, time: float, lean: float) -> Tensor:
         """The last value, moved by a part of what the line through the last two would move it."""
-        last_sigma, last = self.values[-1]
+        last_time, last = self.values[-1]
         if len(self.values) < FIRST:
             return last
-        first_sigma, first = self.values[0]
-        return last + (last - first) * (lean * (sigma - last_sigma) / (last_sigma - first_sigma))
+        first_time, first = self.values[0]
+        return last + (last - first) * (lean * (time - last_time) / (last_time - first_time))
 
 
 def _size(x: Tensor) -> float:
