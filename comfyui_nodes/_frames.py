@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_base
-import comfy.patcher_extension
 import torch
 
 from jetblock.diffusion.frames import FrameSkipper, key_frames
 
-from ._skip import FRAMES_KEY, frames_innermost
+from ._skip import FRAMES_KEY, attach, detached
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +60,6 @@ def frame_skipping_model(model: ModelPatcher, stride: int, full_every: int) -> M
     check_cosmos(model)
     key_frames(1, stride)
     FrameSkipper(stride, full_every, [])
-    kinds = comfy.patcher_extension.WrappersMP
     clone = without_frame_skips(model)
     network = clone.model.diffusion_model
     if network.patch_temporal != 1:
@@ -83,22 +81,14 @@ def frame_skipping_model(model: ModelPatcher, stride: int, full_every: int) -> M
             told.computed, told.skipped = run.skipper.computed, run.skipper.skipped
             logging.getLogger(__name__).info("JetBlock: %s", told.text())
 
-    clone.add_wrapper_with_key(kinds.SAMPLER_SAMPLE, FRAMES_KEY, around_run)
-    clone.add_wrapper_with_key(kinds.PREDICT_NOISE, FRAMES_KEY, around_prediction)
-    clone.add_wrapper_with_key(kinds.CALC_COND_BATCH, FRAMES_KEY, around_conditionings)
-    clone.set_attachments(FRAMES_KEY, told)
-    return frames_innermost(clone)
+    return attach(clone, FRAMES_KEY, told, (around_run, around_prediction, around_conditionings))
 
 
 def without_frame_skips(model: ModelPatcher) -> ModelPatcher:
     """A clone of the model that computes all frames."""
-    kinds = comfy.patcher_extension.WrappersMP
-    clone = model.clone()
-    for kind in (kinds.SAMPLER_SAMPLE, kinds.PREDICT_NOISE, kinds.CALC_COND_BATCH):
-        clone.remove_wrappers_with_key(kind, FRAMES_KEY)
+    clone = detached(model, FRAMES_KEY)
     for name in [name for name, patch in clone.object_patches.items() if isinstance(patch, Places)]:
         del clone.object_patches[name]
-    clone.remove_attachments(FRAMES_KEY)
     return clone
 
 

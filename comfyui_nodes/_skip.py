@@ -24,6 +24,12 @@ KEY = "jetblock_skip"
 """Under which the wrappers are attached: a model patched twice skips as the last node says."""
 FRAMES_KEY = "jetblock_frames"
 """The key of the wrappers in `_frames.py`."""
+WRAPPED = (
+    comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE,
+    comfy.patcher_extension.WrappersMP.PREDICT_NOISE,
+    comfy.patcher_extension.WrappersMP.CALC_COND_BATCH,
+)
+"""What is wrapped to compute a part of a step: a run, its predictions, the calls of the network."""
 WITHOUT_NOISE = {
     f"sample_{name}"
     for name in (
@@ -63,7 +69,6 @@ class Skips:
 
 def skipping_model(model: ModelPatcher, settings: SkipSettings) -> ModelPatcher:
     """A clone of the model that skips steps in every sampler."""
-    kinds = comfy.patcher_extension.WrappersMP
     skips = Skips(settings)
     clone = without_skips(model)
 
@@ -88,29 +93,35 @@ def skipping_model(model: ModelPatcher, settings: SkipSettings) -> ModelPatcher:
             skips.computed, skips.skipped = run.skipper.computed, run.skipper.skipped
             logging.getLogger(__name__).info("JetBlock: %s", skips.text().splitlines()[0])
 
-    clone.add_wrapper_with_key(kinds.SAMPLER_SAMPLE, KEY, around_run)
-    clone.add_wrapper_with_key(kinds.PREDICT_NOISE, KEY, around_prediction)
-    clone.add_wrapper_with_key(kinds.CALC_COND_BATCH, KEY, around_conditionings)
-    clone.set_attachments(KEY, skips)
-    return frames_innermost(clone)
+    return attach(clone, KEY, skips, (around_run, around_prediction, around_conditionings))
 
 
-def frames_innermost(model: ModelPatcher) -> ModelPatcher:
-    """Steps are skipped around skipped frames, in whatever order the nodes stand."""
-    predictions = model.wrappers.get(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, {})
+def attach(model: ModelPatcher, key: str, told: object, wrappers: tuple[Callable[..., Any], ...]) -> ModelPatcher:
+    """Puts wrappers of `WRAPPED` on the model, and what they tell beside it.
+
+    Steps are skipped around skipped frames, in whatever order the nodes stand.
+    """
+    for kind, wrapper in zip(WRAPPED, wrappers, strict=True):
+        model.add_wrapper_with_key(kind, key, wrapper)
+    model.set_attachments(key, told)
+    predictions = model.wrappers[comfy.patcher_extension.WrappersMP.PREDICT_NOISE]
     if FRAMES_KEY in predictions:
         predictions[FRAMES_KEY] = predictions.pop(FRAMES_KEY)
     return model
 
 
+def detached(model: ModelPatcher, key: str) -> ModelPatcher:
+    """A clone of the model without what `attach` puts on it."""
+    clone = model.clone()
+    for kind in WRAPPED:
+        clone.remove_wrappers_with_key(kind, key)
+    clone.remove_attachments(key)
+    return clone
+
+
 def without_skips(model: ModelPatcher) -> ModelPatcher:
     """A clone of the model that skips nothing."""
-    kinds = comfy.patcher_extension.WrappersMP
-    clone = model.clone()
-    for kind in (kinds.SAMPLER_SAMPLE, kinds.PREDICT_NOISE, kinds.CALC_COND_BATCH):
-        clone.remove_wrappers_with_key(kind, KEY)
-    clone.remove_attachments(KEY)
-    return clone
+    return detached(model, KEY)
 
 
 def skips_of(model: ModelPatcher) -> Skips | None:
