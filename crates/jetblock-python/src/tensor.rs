@@ -61,8 +61,8 @@ elements! {
     E5M2 "e5m2" 1 "float8_e5m2",
 }
 
-/// Elements worth a thread of their own when they are read.
-const GRAIN: usize = 1 << 15;
+/// Elements worth a thread of their own when they are read or written.
+pub(crate) const GRAIN: usize = 1 << 15;
 
 /// An array of Python. It holds a reference, so its memory stays as long as nobody resizes it, which PyTorch and NumPy
 /// ask of every caller of their own functions too.

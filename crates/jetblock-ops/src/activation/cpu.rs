@@ -28,7 +28,7 @@ impl Activation {
     /// Of bf16 codes: widened, the function, rounded. In one loop, because reading, computing and writing one after another
     /// would each wait for memory.
     pub fn cpu_bf16(self, x: &[u16], out: &mut [u16], cpu: &Cpu) -> Result<(), OpError> {
-        OpError::check_len(Activation::NAME, "out [n]", out.len(), x.len())?;
+        Activation::check(x, out)?;
         let _guard = fp_env::Guard::new();
         cpu.par_rows(out, 1, GRAIN, |first, out| {
             let len = out.len();

@@ -87,7 +87,7 @@ impl Activation {
         Activation::Rsqrt,
     ];
 
-    fn check(x: &[f32], out: &[f32]) -> Result<(), OpError> {
+    fn check<T>(x: &[T], out: &[T]) -> Result<(), OpError> {
         OpError::check_len(Self::NAME, "out [n]", out.len(), x.len())
     }
 }

@@ -7,11 +7,11 @@ use jetblock_ops::sort::Sort;
 use jetblock_simd::Cpu;
 use pyo3::prelude::*;
 
-use super::{GRAIN, PIECE, native, shape, units};
+use super::{PIECE, native, shape, units};
 use crate::convert::Buffer;
 use crate::error::argument;
 use crate::pool;
-use crate::tensor::{Source, Tensor};
+use crate::tensor::{GRAIN, Source, Tensor};
 
 /// `out`: x without dimension `dim`, which is reduced; the reduction by name.
 #[pyfunction]

@@ -25,7 +25,7 @@ use pyo3::prelude::*;
 use crate::convert::{Buffer, Values};
 use crate::error::argument;
 use crate::pool;
-use crate::tensor::{Source, Tensor};
+use crate::tensor::{GRAIN, Source, Tensor};
 
 pub(crate) use along::{cumsum, reduce, topk};
 pub(crate) use convolution::{PackedConv, conv};
@@ -76,9 +76,6 @@ fn write(out: FloatsMut<'_>, values: &[f32], cpu: &Cpu) {
         out.write(cpu.level(), values)
     });
 }
-
-/// Elements that a thread writes at once.
-const GRAIN: usize = 1 << 15;
 
 /// Elements of the largest array in a piece, for each thread: the f32 copies stay in the second-level cache.
 const PIECE: usize = 1 << 15;
