@@ -32,6 +32,7 @@ LEVELS = ("batch_invariant", "portable")
 GUARDED = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
 MEMORY = 4 << 30
 """Bytes that kernels believe to be free. More than they use: they only cut their work so that it fits."""
+WALKED = comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE
 COMPUTED = comfy.patcher_extension.WrappersMP.APPLY_MODEL
 
 
@@ -52,13 +53,31 @@ def deterministic_model(model: ModelPatcher, level: str, micro_batch: int = 1) -
     clone = ordinary_model(model)
     clone.add_wrapper_with_key(GUARDED, KEY, guard)
     clone.add_wrapper_with_key(COMPUTED, KEY, Rows(micro_batch, level))
+    if level == "portable":
+        clone.add_wrapper_with_key(WALKED, KEY, pack_once)
     return clone
+
+
+def pack_once(executor: Callable[..., torch.Tensor], guider: CFGGuider, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Lets JetBlock's operators keep the form in which they read weights from the first step to the last.
+
+    ComfyUI loads models in inference mode, where nothing tells that a tensor has changed.
+    """
+    network = guider.model_patcher.model.diffusion_model
+    with jetblock.ops.constant_weights(network.parameters()) if is_constant(guider) else nullcontext():
+        return executor(guider, *args, **kwargs)
+
+
+def is_constant(guider: CFGGuider) -> bool:
+    """Whether nobody can change weights between two steps, as hooks and functions of other nodes may."""
+    model = guider.model_patcher
+    return not model.hook_patches and not any(_guards.of_the_model(model, guider.model_options))
 
 
 def ordinary_model(model: ModelPatcher) -> ModelPatcher:
     """A clone of the model as ComfyUI computes it."""
     clone = model.clone()
-    for kind in (GUARDED, COMPUTED):
+    for kind in (GUARDED, WALKED, COMPUTED):
         clone.remove_wrappers_with_key(kind, KEY)
     return clone
 

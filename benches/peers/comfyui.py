@@ -32,6 +32,9 @@ class Bench:
         from conftest import BASE, add_models
         from harness import ComfyUI
 
+        import jetblock
+
+        jetblock.set_cpu(threads=1)  # as PyTorch
         self.level = level
         self.comfyui = ComfyUI(BASE)
         add_models(BASE / "models")

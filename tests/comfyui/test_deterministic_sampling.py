@@ -161,29 +161,6 @@ def test_img2img_and_inpainting(comfyui: ComfyUI, *, masked: bool) -> None:
     assert all(0.05 < s < 0.5 for s in share) if masked else all(s > 0.8 for s in share), share
 
 
-def test_lora(comfyui: ComfyUI) -> None:
-    from safetensors.torch import save_file
-
-    generator = torch.Generator().manual_seed(1)
-    name = "diffusion_model.joint_blocks.0.x_block.attn.qkv"
-    up, down = (torch.randn(384, 4, generator=generator), torch.randn(4, 128, generator=generator))
-    folder = comfyui.base / "models" / "loras"
-    folder.mkdir(exist_ok=True)
-    save_file({f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}, folder / "tiny_lora.safetensors")
-
-    def run(strength: float = 0.2, batch: int = 1, first_image: int = 0) -> torch.Tensor:
-        graph = comfyui.graph()
-        parts = sd3(graph, batch_size=batch)
-        parts["model"] = graph.add(
-            "LoraLoaderModelOnly", model=parts["model"], lora_name="tiny_lora.safetensors", strength_model=strength
-        )
-        return graph.run(deterministic(graph, parts, first_image=first_image))["samples"]
-
-    assert_images_are_apart(run, (3,))
-    assert not torch.equal(run(), run(0.0))
-    assert torch.equal(run(0.0), render(comfyui, "sd3"))
-
-
 def test_the_parts_give_the_bits_of_the_whole(comfyui: ComfyUI) -> None:
     graph = comfyui.graph()
     parts = sd3(graph, batch_size=2)

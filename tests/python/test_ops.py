@@ -591,6 +591,44 @@ def test_inference_tensors_are_not_kept() -> None:
         assert as_bytes(ops.linear(x, weight)) != as_bytes(first)
 
 
+def test_constant_weights_are_packed_once() -> None:
+    x = torch.from_numpy(paint(2, 64))
+    packed = ops.weight_cache_stats()
+    with torch.inference_mode():
+        weight, other = (torch.from_numpy(weights(8, 64)).clone() for _ in range(2))
+        first = ops.linear(x, weight)
+        with ops.constant_weights([weight]):
+            for _ in range(3):
+                assert as_bytes(ops.linear(x, weight)) == as_bytes(first)
+            assert ops.weight_cache_stats()["packed"] == packed["packed"] + 1
+            other += 1  # not one of them
+            assert as_bytes(ops.linear(x, other)) != as_bytes(first)
+        assert ops.weight_cache_stats()["weights"] == packed["weights"]
+        weight += 1
+        assert as_bytes(ops.linear(x, weight)) == as_bytes(ops.linear(x, other))
+
+
+def test_a_constant_weight_that_changes_is_noticed() -> None:
+    x = torch.from_numpy(paint(2, 64))
+
+    def change(weight: torch.Tensor, error: Exception | None = None) -> None:
+        with ops.constant_weights([weight]):
+            ops.linear(x, weight)
+            weight[0, 0] += 1
+            if error:
+                raise error
+
+    with torch.inference_mode():
+        weight, unused = (torch.from_numpy(weights(8, 64)).clone() for _ in range(2))
+        with ops.constant_weights([weight, unused]):
+            unused += 1  # nothing was made of it
+        with pytest.raises(jetblock.JetBlockError, match=r"shape \[8, 64\] has changed"):
+            change(weight)
+        with pytest.raises(RuntimeError, match="own"):  # what else went wrong comes first
+            change(weight, RuntimeError("own"))
+        assert as_bytes(ops.linear(x, weight)) == as_bytes(ops.linear(x, weight.clone()))
+
+
 def test_memory_is_read_in_place() -> None:
     """The peak of a large elementwise operator is its output."""
     script = """if True:

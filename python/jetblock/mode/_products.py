@@ -64,12 +64,16 @@ def addmm(
 
 
 def _scaled_sum(addend: torch.Tensor, product: torch.Tensor, beta: Number, alpha: Number) -> torch.Tensor:
-    """`beta * addend + alpha * product` in f32, where a factor of 1 does not multiply and a beta of 0 has no addend."""
+    """`beta * addend + alpha * product` in f32, where a factor of 1 does not multiply and a beta of 0 has no addend.
+
+    In the memory of the product, which is the caller's no more.
+    """
     check_floats(addend)
-    total = product if alpha == 1 else product * alpha
+    if alpha != 1:
+        product.mul_(alpha)
     if beta != 0:
-        total = total + (addend.float() if beta == 1 else addend.float() * beta)
-    return total.to(addend.dtype)
+        product.add_(addend.float() if beta == 1 else addend.float() * beta)
+    return product.to(addend.dtype)
 
 
 @covers("aten.mv.default")

@@ -10,7 +10,7 @@ Shapes: B batch, T and S tokens, H heads, D and C channels, N the state, P and K
 dimensions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import jetblock.ops._define
@@ -48,6 +48,8 @@ from jetblock.ops._torch import (
 )
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import numpy.typing as npt
     import torch
 
@@ -63,6 +65,7 @@ __all__ = [
     "causal_conv1d",
     "causal_conv1d_update",
     "clear_weight_cache",
+    "constant_weights",
     "conv",
     "conv_transpose",
     "cos",
@@ -583,6 +586,26 @@ def clear_weight_cache() -> None:
     from jetblock.ops._weights import CACHE  # noqa: PLC0415 (as above)
 
     CACHE.clear()
+
+
+def constant_weights(weights: "Iterable[torch.Tensor]") -> "AbstractContextManager[None]":
+    """A scope in which these weights do not change, so that those of `torch.inference_mode()` are packed once in it.
+
+    PyTorch counts the changes of a tensor, and a packed form is kept until the next one. A tensor that was made in
+    inference mode has no such counter and is packed at every use. This scope takes the caller's word instead, and its
+    end checks it: where a weight that was packed has another digest than before, it raises `JetBlockError`.
+
+    >>> import torch, jetblock
+    >>> with torch.inference_mode():
+    ...     layer, packed = torch.nn.Linear(8, 8), weight_cache_stats()["packed"]
+    ...     with jetblock.deterministic(), constant_weights(layer.parameters()):
+    ...         _ = layer(layer(torch.ones(1, 8)))
+    ...     weight_cache_stats()["packed"] - packed
+    1
+    """
+    from jetblock.ops._weights import CACHE  # noqa: PLC0415 (as above)
+
+    return CACHE.constant(weights)
 
 
 def weight_cache_stats() -> dict[str, int]:

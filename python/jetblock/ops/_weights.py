@@ -3,12 +3,14 @@
 import threading
 import weakref
 from collections import OrderedDict
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from jetblock._errors import ArgumentError
+from jetblock._errors import ArgumentError, JetBlockError
+from jetblock.checksums import checksum
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     import torch
 
@@ -26,6 +28,29 @@ class Packed(Protocol):
 P = TypeVar("P", bound=Packed)
 
 
+class Constants:
+    """Weights of inference mode that are said not to change, and the digests of those that were packed."""
+
+    def __init__(self, weights: "Iterable[torch.Tensor]") -> None:
+        self.weights = {id(weight): weight for weight in weights if weight.is_inference()}
+        self._digests: dict[int, str] = {}
+
+    def note(self, weight: "torch.Tensor") -> None:
+        """Before it is packed."""
+        if id(weight) not in self._digests:
+            self._digests[id(weight)] = checksum(weight)
+
+    def check(self) -> None:
+        """Raises if one is not what it was when it was packed."""
+        for key, digest in self._digests.items():
+            if checksum(self.weights[key]) != digest:
+                shape = list(self.weights[key].shape)
+                raise JetBlockError(
+                    f"a weight of shape {shape} has changed inside constant_weights(), expected none to:"
+                    " what was computed there is of no use"
+                )
+
+
 class WeightCache:
     """Packed weights by tensor and form; the one that was not used for longest goes first.
 
@@ -39,6 +64,7 @@ class WeightCache:
         self._bytes = 0
         self._limit = limit
         self._packed = 0
+        self._constants: list[Constants] = []
 
     def get(
         self,
@@ -51,11 +77,15 @@ class WeightCache:
     ) -> P:
         """The weight as `pack` makes it; `form` says which packing that is; `owner` where the weight hides its own.
 
-        A tensor of inference mode has no counter of its changes: it is packed each time, unless it `is_constant`.
+        A tensor of inference mode has no counter of its changes: it is packed each time, unless it `is_constant` or
+        inside a scope of `constant`.
         """
         owner = owner_of(weight) if owner is None else owner
         if owner.is_inference() and not is_constant:
-            return pack(weight)
+            constants = next((scope for scope in self._constants if id(owner) in scope.weights), None)
+            if constants is None:
+                return pack(weight)
+            constants.note(owner)
         key = (id(owner), form, weight.storage_offset(), weight.shape, weight.stride())
         version = None if owner.is_inference() else owner._version  # noqa: SLF001
         state = (version, weight.data_ptr(), weight.dtype)
@@ -74,6 +104,18 @@ class WeightCache:
                 self._bytes += packed.nbytes
                 self._shrink()
         return packed
+
+    @contextmanager
+    def constant(self, weights: "Iterable[torch.Tensor]") -> "Iterator[None]":
+        """Until the scope ends, keeps packed forms of these weights of inference mode too; then checks them."""
+        constants = Constants(weights)
+        self._constants.append(constants)
+        try:
+            yield
+        finally:
+            self._constants.remove(constants)
+            self.drop(constants.weights.values())
+        constants.check()
 
     def drop(self, weights: "Iterable[torch.Tensor]") -> None:
         """Forgets the packed forms of weights and of their views."""
