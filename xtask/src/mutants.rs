@@ -34,10 +34,14 @@ struct Mutation {
 pub(crate) fn run(shell: &Shell, filter: Option<&str>) -> Result<(), String> {
     let mut mutations = read(shell)?;
     if let Some(filter) = filter {
-        mutations.retain(|m| m.name.contains(filter) || m.package.contains(filter));
+        mutations.retain(|m| {
+            [&m.name, &m.package, &m.filter]
+                .iter()
+                .any(|text| text.contains(filter))
+        });
         if mutations.is_empty() {
             return Err(format!(
-                "no mutation has {filter:?} in its name or its crate's"
+                "no mutation has {filter:?} in its name, its crate's or its tests'"
             ));
         }
     }

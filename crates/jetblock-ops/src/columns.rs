@@ -27,6 +27,12 @@ impl<'a> Columns<'a> {
         }
     }
 
+    /// All columns of some rows.
+    #[cfg(test)]
+    pub(crate) fn rows(data: &'a [f32], row_len: usize, rows: &Range<usize>) -> Columns<'a> {
+        Columns::whole(&data[rows.start * row_len..rows.end * row_len], row_len)
+    }
+
     /// Number of columns in the range.
     pub fn width(&self) -> usize {
         self.columns.len()

@@ -46,6 +46,8 @@ mod error;
 mod floats;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod pieces;
 mod row;
 mod segment;
 

@@ -1,6 +1,7 @@
 use jetblock_testing::*;
 
 use super::*;
+use crate::pieces::{TOKENS, assert_split_does_not_matter};
 
 /// A batch of sequences with their states before and after.
 struct Case {
@@ -168,53 +169,23 @@ fn equal_taps_of_each_row_are_the_fixed_ones() {
     );
 }
 
-/// One sequence of 12 rows in pieces; returns all rows and the last state.
-fn in_pieces(pieces: &[usize], forget: bool) -> Vec<f32> {
-    let (channels, kernel) = (20, 4);
-    let x = painted(1, 12 * channels);
-    let weight = painted(2, kernel * channels);
-    let (mut state, mut out, mut start) =
-        (vec![0.0; (kernel - 1) * channels], vec![0.0; x.len()], 0);
-    for &piece in pieces {
-        let range = start * channels..(start + piece) * channels;
-        let op = CausalConv1d {
-            x: Columns::whole(&x[range.clone()], channels),
-            weight: Taps::Fixed(&weight),
-            bias: None,
-            segments: &[Segment {
-                rows: 0..piece,
-                start,
-            }],
-        };
-        if forget {
-            state.fill(0.0);
-        }
-        op.cpu(
-            &mut [&mut state],
-            &mut out[range],
-            &jetblock_simd::Cpu::single(),
-        )
-        .expect("valid arguments");
-        start += piece;
-    }
-    [out, state].concat()
-}
-
 #[test]
 fn prefill_split_does_not_change_bits() {
-    let want = in_pieces(&[12], false);
-    for pieces in [&[1; 12][..], &[2, 1, 9], &[5, 7], &[3, 3, 3, 3], &[11, 1]] {
-        assert_bits_equal(
-            format!("pieces {pieces:?}"),
-            &in_pieces(pieces, false),
-            &want,
-        );
-    }
-    assert_bits_differ(
-        "state forgotten between pieces",
-        &in_pieces(&[5, 7], true),
-        &want,
-    );
+    let (channels, kernel) = (20, 4);
+    let x = painted(1, TOKENS * channels);
+    let weight = painted(2, kernel * channels);
+    assert_split_does_not_matter((kernel - 1) * channels, |tokens, state| {
+        let op = CausalConv1d {
+            x: Columns::rows(&x, channels, &tokens),
+            weight: Taps::Fixed(&weight),
+            bias: None,
+            segments: &Segment::consecutive(&[tokens.len()], tokens.start),
+        };
+        let mut y = vec![0.0; tokens.len() * channels];
+        op.cpu(&mut [state], &mut y, &jetblock_simd::Cpu::single())
+            .expect("valid arguments");
+        y
+    });
 }
 
 #[test]

@@ -1,12 +1,11 @@
-use std::ops::Range;
-
 use jetblock_numerics::math::{exp, rsqrt};
 use jetblock_numerics::{fma, reduce};
 use jetblock_simd::Cpu;
 use jetblock_testing::*;
 
 use super::*;
-use crate::columns_of_state::TOKENS;
+use crate::columns_of_state::TOKENS as PIECE;
+use crate::pieces::{TOKENS, assert_split_does_not_matter};
 
 /// A batch of sequences.
 #[derive(Clone)]
@@ -154,7 +153,7 @@ fn tokens_beyond_a_piece_equal_the_reference() {
     for values in [5, 40, 64] {
         Case {
             values,
-            lengths: vec![2 * TOKENS + 17, 1, TOKENS, 0, TOKENS + 1, 3 * TOKENS - 1],
+            lengths: vec![2 * PIECE + 17, 1, PIECE, 0, PIECE + 1, 3 * PIECE - 1],
             every: 2000,
             ..Case::default()
         }
@@ -166,67 +165,40 @@ fn tokens_beyond_a_piece_equal_the_reference() {
         heads: 1,
         groups: 1,
         values: 3,
-        lengths: vec![2 * TOKENS + 1],
+        lengths: vec![2 * PIECE + 1],
         ..Case::default()
     }
     .assert_cpu_equals_reference();
 }
 
-const ROWS: usize = 21;
-
-/// Some of the rows of a matrix of 21.
-fn part_of(data: &[f32], rows: Range<usize>) -> Columns<'_> {
-    let width = data.len() / ROWS;
-    Columns::whole(&data[rows.start * width..rows.end * width], width)
-}
-
-/// One sequence of 21 tokens in pieces: all rows, then the last state.
-fn in_pieces(pieces: &[usize], forget: bool) -> Vec<f32> {
-    let (heads, keys, values, rows) = (2, 20, 37, ROWS);
-    let (q, k) = (painted(1, rows * keys), painted(2, rows * keys));
-    let v = painted(3, rows * heads * values);
-    let gates: Vec<f32> = painted(4, 2 * rows * heads)
+#[test]
+fn prefill_split_does_not_change_bits() {
+    let (heads, keys, values) = (2, 20, 37);
+    let (q, k) = (painted(1, TOKENS * keys), painted(2, TOKENS * keys));
+    let v = painted(3, TOKENS * heads * values);
+    let gates: Vec<f32> = painted(4, 2 * TOKENS * heads)
         .iter()
         .map(|x| x.abs())
         .collect();
-    let (beta, g) = gates.split_at(rows * heads);
+    let (beta, g) = gates.split_at(TOKENS * heads);
     let g: Vec<f32> = g.iter().map(|g| -g).collect();
-    let (mut state, mut out, mut start) = (vec![0.0; heads * keys * values], Vec::new(), 0);
-    for &piece in pieces {
-        let rows = start..start + piece;
-        start += piece;
-        if forget {
-            state.fill(0.0);
-        }
-        let part = |data| part_of(data, rows.clone());
+    assert_split_does_not_matter(heads * keys * values, |tokens, state| {
         let op = GatedDeltaRule {
-            q: part(&q),
-            k: part(&k),
-            v: part(&v),
-            g: part(&g),
-            beta: part(beta),
+            q: Columns::rows(&q, keys, &tokens),
+            k: Columns::rows(&k, keys, &tokens),
+            v: Columns::rows(&v, heads * values, &tokens),
+            g: Columns::rows(&g, heads, &tokens),
+            beta: Columns::rows(beta, heads, &tokens),
             groups: 1,
             scale: 0.25,
             qk_l2norm: true,
-            segments: &Segment::consecutive(&[piece], 0),
+            segments: &Segment::consecutive(&[tokens.len()], 0),
         };
-        let mut o = vec![0.0; piece * heads * values];
-        op.cpu(&mut [&mut state], &mut o, &Cpu::single())
+        let mut o = vec![0.0; tokens.len() * heads * values];
+        op.cpu(&mut [state], &mut o, &Cpu::single())
             .expect("valid arguments");
-        out.extend(o);
-    }
-    [out, state].concat()
-}
-
-#[test]
-fn prefill_split_does_not_change_bits() {
-    let want = in_pieces(&[21], false);
-    for pieces in [&[1; 21][..], &[2, 1, 18], &[16, 5], &[17, 4], &[20, 1]] {
-        let got = in_pieces(pieces, false);
-        assert_bits_equal(format!("pieces {pieces:?}"), &got, &want);
-    }
-    let forgotten = in_pieces(&[16, 5], true);
-    assert_bits_differ("state forgotten between pieces", &forgotten, &want);
+        o
+    });
 }
 
 /// How a step deviates from the definition.

@@ -3,7 +3,8 @@ use jetblock_simd::Cpu;
 use jetblock_testing::*;
 
 use super::*;
-use crate::columns_of_state::TOKENS;
+use crate::columns_of_state::TOKENS as PIECE;
+use crate::pieces::{TOKENS, assert_split_does_not_matter};
 
 /// A batch of sequences.
 #[derive(Clone)]
@@ -120,7 +121,7 @@ fn tokens_beyond_a_piece_equal_the_reference() {
     for values in [5, 40, 64] {
         Case {
             values,
-            lengths: vec![2 * TOKENS + 17, 1, TOKENS, 0, TOKENS + 1, 3 * TOKENS - 1],
+            lengths: vec![2 * PIECE + 17, 1, PIECE, 0, PIECE + 1, 3 * PIECE - 1],
             every: 2000,
             ..Case::default()
         }
@@ -131,54 +132,34 @@ fn tokens_beyond_a_piece_equal_the_reference() {
         keys: 3000,
         heads: 1,
         values: 3,
-        lengths: vec![2 * TOKENS + 1],
+        lengths: vec![2 * PIECE + 1],
         ..Case::default()
     }
     .assert_cpu_equals_reference();
 }
 
-/// One sequence of 21 tokens in pieces: all rows, then the last state.
-fn in_pieces(pieces: &[usize], forget: bool) -> Vec<f32> {
-    let (heads, keys, values, rows) = (2, 20, 37, 21);
-    let (q, k) = (
-        painted(1, rows * heads * keys),
-        painted(2, rows * heads * keys),
-    );
-    let v = painted(3, rows * heads * values);
-    let (mut state, mut out, mut start) = (vec![0.0; heads * keys * (values + 1)], Vec::new(), 0);
-    for &piece in pieces {
-        let end = start + piece;
-        if forget {
-            state.fill(0.0);
-        }
-        let op = LinearAttention {
-            q: Columns::whole(&q[start * heads * keys..end * heads * keys], heads * keys),
-            k: Columns::whole(&k[start * heads * keys..end * heads * keys], heads * keys),
-            v: Columns::whole(
-                &v[start * heads * values..end * heads * values],
-                heads * values,
-            ),
-            heads,
-            segments: &Segment::consecutive(&[piece], 0),
-        };
-        let mut y = vec![0.0; piece * heads * values];
-        op.cpu(&mut [&mut state], &mut y, &Cpu::single())
-            .expect("valid arguments");
-        out.extend(y);
-        start = end;
-    }
-    [out, state].concat()
-}
-
 #[test]
 fn prefill_split_does_not_change_bits() {
-    let want = in_pieces(&[21], false);
-    for pieces in [&[1; 21][..], &[2, 1, 18], &[16, 5], &[17, 4], &[20, 1]] {
-        let got = in_pieces(pieces, false);
-        assert_bits_equal(format!("pieces {pieces:?}"), &got, &want);
-    }
-    let forgotten = in_pieces(&[16, 5], true);
-    assert_bits_differ("state forgotten between pieces", &forgotten, &want);
+    let (heads, keys, values) = (2, 20, 37);
+    let (key_width, value_width) = (heads * keys, heads * values);
+    let (q, k) = (
+        painted(1, TOKENS * key_width),
+        painted(2, TOKENS * key_width),
+    );
+    let v = painted(3, TOKENS * value_width);
+    assert_split_does_not_matter(key_width * (values + 1), |tokens, state| {
+        let op = LinearAttention {
+            q: Columns::rows(&q, key_width, &tokens),
+            k: Columns::rows(&k, key_width, &tokens),
+            v: Columns::rows(&v, value_width, &tokens),
+            heads,
+            segments: &Segment::consecutive(&[tokens.len()], 0),
+        };
+        let mut y = vec![0.0; tokens.len() * value_width];
+        op.cpu(&mut [state], &mut y, &Cpu::single())
+            .expect("valid arguments");
+        y
+    });
 }
 
 /// How a step deviates from the definition.

@@ -3,6 +3,7 @@ use jetblock_simd::Cpu;
 use jetblock_testing::*;
 
 use super::*;
+use crate::pieces::{TOKENS, assert_split_does_not_matter};
 
 /// A batch of sequences.
 #[derive(Clone)]
@@ -155,63 +156,34 @@ fn cpu_equals_reference() {
     }
 }
 
-/// One sequence of 21 tokens in pieces: all rows, then the last state.
-fn in_pieces(pieces: &[usize], forget: bool) -> Vec<f32> {
+#[test]
+fn prefill_split_does_not_change_bits() {
     let (heads, head_dim, state_len) = (2, 20, 40);
     let inner = heads * head_dim;
-    let (x, b, c) = (
-        painted(1, 21 * inner),
-        painted(2, 21 * state_len),
-        painted(3, 21 * state_len),
+    let x = painted(1, TOKENS * inner);
+    let (b, c) = (
+        painted(2, TOKENS * state_len),
+        painted(3, TOKENS * state_len),
     );
-    let dt_raw = painted(4, 21 * heads);
-    let (mut state, mut out, mut start) = (vec![0.0; inner * state_len], vec![0.0; x.len()], 0);
-    for &piece in pieces {
-        let end = start + piece;
-        if forget {
-            state.fill(0.0);
-        }
+    let dt_raw = painted(4, TOKENS * heads);
+    assert_split_does_not_matter(inner * state_len, |tokens, state| {
         let op = SelectiveScan {
-            x: Columns::whole(&x[start * inner..end * inner], inner),
-            b: Columns::whole(&b[start * state_len..end * state_len], state_len),
-            c: Columns::whole(&c[start * state_len..end * state_len], state_len),
-            dt_raw: Columns::whole(&dt_raw[start * heads..end * heads], heads),
+            x: Columns::rows(&x, inner, &tokens),
+            b: Columns::rows(&b, state_len, &tokens),
+            c: Columns::rows(&c, state_len, &tokens),
+            dt_raw: Columns::rows(&dt_raw, heads, &tokens),
             dt_bias: &[0.5, -0.5],
             a: &[-1.0, -0.25],
             d: &[1.0, 2.0],
             groups: 1,
             dt_limit: (0.0, f32::INFINITY),
-            segments: &[Segment {
-                rows: 0..piece,
-                start,
-            }],
+            segments: &Segment::consecutive(&[tokens.len()], tokens.start),
         };
-        op.cpu(
-            &mut [&mut state],
-            &mut out[start * inner..end * inner],
-            &Cpu::single(),
-        )
-        .expect("valid arguments");
-        start = end;
-    }
-    [out, state].concat()
-}
-
-#[test]
-fn prefill_split_does_not_change_bits() {
-    let want = in_pieces(&[21], false);
-    for pieces in [&[1; 21][..], &[2, 1, 18], &[16, 5], &[17, 4], &[20, 1]] {
-        assert_bits_equal(
-            format!("pieces {pieces:?}"),
-            &in_pieces(pieces, false),
-            &want,
-        );
-    }
-    assert_bits_differ(
-        "state forgotten between pieces",
-        &in_pieces(&[16, 5], true),
-        &want,
-    );
+        let mut y = vec![0.0; tokens.len() * inner];
+        op.cpu(&mut [state], &mut y, &Cpu::single())
+            .expect("valid arguments");
+        y
+    });
 }
 
 /// How a step deviates from the definition.
