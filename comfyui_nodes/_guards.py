@@ -26,6 +26,13 @@ FUNCTIONS = (
     "sampler_pre_cfg_function",
 )
 """Places in a model's options where another node's function sees the whole batch."""
+ATTENTION = (
+    "use_split_cross_attention",
+    "use_pytorch_cross_attention",
+    "use_sage_attention",
+    "use_flash_attention",
+)
+"""Flags by which ComfyUI takes another attention than it would on a CPU."""
 OURS = "jetblock"
 """How the keys of this pack's wrappers begin."""
 
@@ -77,6 +84,10 @@ def of_the_process(device: torch.device, level: str) -> Iterator[Breach]:
         yield Breach(
             f"device {device}", "portable bits are computed on the CPU: start ComfyUI with --cpu", certain=True
         )
+    for flag in ATTENTION if level == "portable" else ():
+        if getattr(comfy.cli_args.args, flag, False):
+            reason = "a network that does not let its attention be chosen has other bits than without this flag"
+            yield Breach("--" + flag.replace("_", "-"), reason, certain=False)
     if device.type == "cuda" and not torch.are_deterministic_algorithms_enabled():
         yield Breach(
             "no --deterministic", "some CUDA kernels add in an order that changes from run to run", certain=False

@@ -3,7 +3,8 @@
 ComfyUI joins the images of a batch, and as many conditionings as fit the memory that happens to be free, into one call
 of the network. Its kernels choose their order of summation by the size of that call, so the bits of an image depend on
 all of this. The wrapper here stands around `apply_model`, the last place where rows are still apart. Inside, some
-kinds of attention cut their work by the free memory; they are told a fixed amount.
+kinds of attention cut their work by the free memory; they are told a fixed amount. Which kind computes is chosen by the
+command line; level `portable` takes PyTorch's, whose place the contract's takes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management
 import comfy.patcher_extension
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy.ldm.modules.diffusionmodules.model import pytorch_attention
 
 import jetblock
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 KEY = "jetblock_deterministic"
 """Under which the wrappers are attached: of several nodes on a model the last one counts."""
 LEVELS = ("batch_invariant", "portable")
+ATTENTION = "optimized_attention_override"
+"""Where ComfyUI looks for another attention than the one it has chosen."""
 GUARDED = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
 MEMORY = 4 << 30
 """Bytes that kernels believe to be free. More than they use: they only cut their work so that it fits."""
@@ -107,6 +112,25 @@ def computed_by(level: str) -> Iterator[None]:
         yield
 
 
+def portable_attention(_chosen: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+    """PyTorch's attention, whatever ComfyUI has chosen."""
+    return attention_pytorch(*args, **kwargs)
+
+
+@contextmanager
+def portable_decoder(network: torch.nn.Module) -> Iterator[None]:
+    """Lets an autoencoder take PyTorch's attention, whatever ComfyUI has chosen."""
+    name = "optimized_attention"
+    chosen = [(module, getattr(module, name)) for module in network.modules() if hasattr(module, name)]
+    for module, _ in chosen:
+        setattr(module, name, pytorch_attention)
+    try:
+        yield
+    finally:
+        for module, function in chosen:
+            setattr(module, name, function)
+
+
 class Rows:
     """Calls the network with a fixed number of rows; the last call is filled up with copies of its last row.
 
@@ -137,6 +161,8 @@ class Rows:
 
         def compute(rows: list[int]) -> torch.Tensor:
             options = options_of(transformer_options or {}, rows, total)
+            if self.level == "portable":
+                options.setdefault(ATTENTION, portable_attention)
             own = {name: rows_of(value, rows, total) for name, value in conditions.items()}
             batched = (rows_of(value, rows, total) for value in (x, t, c_concat, c_crossattn))
             with computed_by(self.level):

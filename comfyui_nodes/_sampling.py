@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_sampling
@@ -16,7 +17,7 @@ from jetblock.diffusion.noise import image_noise
 from jetblock.diffusion.samplers import Walk, sample
 
 from . import _guards
-from ._rows import computed_by
+from ._rows import computed_by, portable_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,5 +153,6 @@ def decode_images(vae: VAE, samples: torch.Tensor, level: str) -> torch.Tensor:
         raise ValueError(f"the latent has shape {list(samples.shape)}, expected those of images, [B, C, H, W]")
     if found := [str(breach) for breach in _guards.of_the_process(vae.device, level) if breach.certain]:
         raise RuntimeError(f"level {level} cannot be held. " + "; ".join(found))
-    with computed_by(level):
+    attention = portable_decoder(vae.first_stage_model) if level == "portable" else nullcontext()
+    with attention, computed_by(level):
         return torch.cat([vae.decode(samples[i : i + 1].clone()) for i in range(samples.shape[0])])

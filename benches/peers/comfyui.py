@@ -1,6 +1,6 @@
 """Deterministic sampling in ComfyUI beside ComfyUI's own KSampler: which bits move, and what it costs.
 
-    python benches/peers/comfyui.py [--seconds 10] [--level batch_invariant]
+    python benches/peers/comfyui.py [--seconds 10] [--level batch_invariant] [--pytorch-attention]
 
 Prints Markdown. Runs in the environment of `cargo xtask comfyui` (target/python/venv), on one thread.
 """
@@ -28,7 +28,7 @@ SETTINGS = {"seed": 5, "cfg": 3.0, "scheduler": "simple"}
 class Bench:
     """The tiny models, sampled by either node."""
 
-    def __init__(self, level: str) -> None:
+    def __init__(self, level: str, *flags: str) -> None:
         from conftest import BASE, add_models
         from harness import ComfyUI
 
@@ -36,7 +36,7 @@ class Bench:
 
         jetblock.set_cpu(threads=1)  # as PyTorch
         self.level = level
-        self.comfyui = ComfyUI(BASE)
+        self.comfyui = ComfyUI(BASE, *flags)
         add_models(BASE / "models")
 
     def render(self, own: bool, architecture: str, sampler: str, images: list[int] | None = None, **how: Any) -> Any:
@@ -113,9 +113,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10, help="for each figure of the second table")
     parser.add_argument("--level", default="batch_invariant", choices=["batch_invariant", "portable"])
+    parser.add_argument("--pytorch-attention", action="store_true", help="ComfyUI with the fastest of its own on a CPU")
     options = parser.parse_args()
     sys.argv = sys.argv[:1]
-    bench = Bench(options.level)
+    bench = Bench(options.level, *["--use-pytorch-cross-attention"][: options.pytorch_attention])
     head = "| model | sampler | node |"
     for architecture in ("sd3", "unet"):
         for sampler in SAMPLERS:

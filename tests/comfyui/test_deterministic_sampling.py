@@ -120,6 +120,31 @@ def test_free_memory_decides_nothing(comfyui: ComfyUI, monkeypatch: pytest.Monke
     assert torch.equal(run(), plenty) == own
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_portable_bits_do_not_depend_on_the_attention_chosen(
+    comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    """ComfyUI's command line chooses it. The control is the other level, which keeps what was chosen."""
+    from comfy.ldm.modules import attention
+    from comfy.ldm.modules.diffusionmodules import mmdit
+
+    usual = {level: render(comfyui, architecture, level=level, steps=2) for level in LEVELS}
+    called = []
+
+    @attention.wrap_attn
+    def other(*args: Any, **kwargs: Any) -> torch.Tensor:
+        called.append(1)
+        return attention.attention_basic(*args, **kwargs) * (1 + 2**-10)
+
+    for module in (attention, mmdit):
+        monkeypatch.setattr(module, "optimized_attention", other)
+    monkeypatch.setattr(attention, "optimized_attention_masked", other)
+    assert torch.equal(render(comfyui, architecture, level="portable", steps=2), usual["portable"])
+    assert not called
+    assert not torch.equal(render(comfyui, architecture, steps=2), usual["batch_invariant"])
+    assert called
+
+
 def test_numbers_of_images_come_with_the_latent(comfyui: ComfyUI) -> None:
     """*Latent From Batch* takes an image with its number, *Latent Batch* joins some in another order."""
 
@@ -273,7 +298,7 @@ def test_portable_bits_do_not_depend_on_threads_or_instruction_set(comfyui: Comf
         jetblock.set_cpu(*before)
         torch.set_num_threads(threads)
     # On every machine: this digest was made on an AMD EPYC (Zen 4).
-    assert jetblock.checksum(whole)[:16] == "842b19058859da25"
+    assert jetblock.checksum(whole)[:16] == "3f200e1a447bd3ba"
 
 
 def test_partly_empty_latents_are_refused(graph: Graph) -> None:
@@ -298,3 +323,39 @@ def test_decoding(comfyui: ComfyUI, level: str) -> None:
     assert whole.max() > 0.5
     for rows in ([0], [2], [2, 1]):
         assert torch.equal(decode(rows), whole[rows])
+
+
+class Decoder:
+    """As much of ComfyUI's VAE as decoding needs, with a block of the attention that its autoencoders have."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        from comfy.ldm.modules.diffusionmodules.model import AttnBlock
+        from sd3 import fill
+
+        self.first_stage_model = torch.nn.Sequential(AttnBlock(32))
+        fill(self.first_stage_model, torch.Generator().manual_seed(3))
+
+    def decode(self, samples: torch.Tensor) -> torch.Tensor:
+        return self.first_stage_model(samples)
+
+
+def test_decoding_does_not_depend_on_the_attention_chosen(comfyui: ComfyUI) -> None:
+    samples, vae = torch.randn(2, 32, 8, 8, generator=torch.Generator().manual_seed(1)), Decoder()
+    [block] = vae.first_stage_model
+    chosen = block.optimized_attention
+
+    def other(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return chosen(q, k, v) * (1 + 2**-10)
+
+    def decode(level: str) -> torch.Tensor:
+        graph = comfyui.graph()
+        latent = graph.give({"samples": samples})
+        return graph.run(graph.add("JetBlockDeterministicDecode", samples=latent, vae=graph.give(vae), level=level))
+
+    usual = {level: decode(level) for level in LEVELS}
+    block.optimized_attention = other
+    assert torch.equal(decode("portable"), usual["portable"])
+    assert block.optimized_attention is other
+    assert not torch.equal(decode("batch_invariant"), usual["batch_invariant"])

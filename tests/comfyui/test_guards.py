@@ -108,6 +108,18 @@ def test_portable_elsewhere_than_on_the_cpu() -> None:
     assert not list(guards.of_the_process(torch.device("cpu"), "portable"))
 
 
+@pytest.mark.usefixtures("comfyui")
+def test_another_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    from comfy.cli_args import args
+
+    [guards] = [module for name, module in sys.modules.items() if name.endswith("comfyui_nodes._guards")]
+    monkeypatch.setattr(args, "use_split_cross_attention", True)
+    [breach] = guards.of_the_process(torch.device("cpu"), "portable")
+    assert not breach.certain
+    assert str(breach).startswith("--use-split-cross-attention: a network that does not let its attention be chosen")
+    assert not list(guards.of_the_process(torch.device("cpu"), "batch_invariant"))
+
+
 def test_the_switch_reports(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     model = graph.add("RescaleCFG", model=sd3(graph)["model"], multiplier=0.7)
