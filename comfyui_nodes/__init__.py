@@ -14,6 +14,7 @@ from . import _upgrade
 
 FAMILIES = (
     "deterministic",
+    "encode_decode",
     "checksums",
     "fast_sampler",
     "optimizer",

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from comfy.model_patcher import ModelPatcher
 
+    import jetblock
+
 LOG = logging.getLogger(__name__)
 FUNCTIONS = (
     "context_handler",
@@ -63,6 +65,13 @@ def enforce(model: ModelPatcher, options: dict[str, Any], level: str) -> None:
         raise RuntimeError(f"level {level} cannot be held. " + "; ".join(certain))
     for breach in found:
         LOG.warning("JetBlock: level %s may not hold. %s", level, breach)
+
+
+def warn_of_uncovered(report: jetblock.mode.Report) -> None:
+    """Names what PyTorch computed in a run of level portable, outside the network, where nothing is refused."""
+    names = sorted({row.name for row in report.uncovered})
+    if names:
+        LOG.warning("JetBlock: level portable may not hold. PyTorch computed %s, maybe for a sampler", ", ".join(names))
 
 
 def breaches(model: ModelPatcher, options: dict[str, Any], level: str) -> Iterator[Breach]:

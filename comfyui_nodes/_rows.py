@@ -10,7 +10,7 @@ command line; level `portable` takes PyTorch's, whose place the contract's takes
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
@@ -25,6 +25,7 @@ from . import _guards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from comfy.model_patcher import ModelPatcher
     from comfy.samplers import CFGGuider
@@ -53,7 +54,14 @@ def deterministic_model(model: ModelPatcher, level: str, micro_batch: int = 1) -
     def guard(executor: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         guider: CFGGuider = executor.class_obj  # type: ignore[attr-defined]
         _guards.enforce(guider.model_patcher, guider.model_options, level)
-        return executor(*args, **kwargs)
+        if level != "portable":
+            return executor(*args, **kwargs)
+        patch_portably(guider.model_patcher)
+        # Not the network alone: conditionings are prepared and put together, hooks change weights, samplers step.
+        with jetblock.deterministic(strict=False) as report:
+            result = executor(*args, **kwargs)
+        _guards.warn_of_uncovered(report)
+        return result
 
     clone = ordinary_model(model)
     clone.add_wrapper_with_key(GUARDED, KEY, guard)
@@ -88,28 +96,47 @@ def ordinary_model(model: ModelPatcher) -> ModelPatcher:
 
 
 @contextmanager
-def fixed_memory() -> Iterator[None]:
-    """Lets this thread see the same free memory whatever else the machine is doing."""
-    measured, thread = comfy.model_management.get_free_memory, threading.get_ident()
+def answered(question: str, answer: Callable[..., Any]) -> Iterator[None]:
+    """Lets a function of ComfyUI's memory management answer otherwise in this thread."""
+    usual, thread = getattr(comfy.model_management, question), threading.get_ident()
 
-    def fixed(dev: Any = None, torch_free_too: bool = False) -> Any:  # noqa: FBT001, FBT002 (ComfyUI's signature)
-        if threading.get_ident() != thread:
-            return measured(dev, torch_free_too)
-        return (MEMORY, MEMORY) if torch_free_too else MEMORY
+    def asked(*args: Any, **kwargs: Any) -> Any:
+        return (answer if threading.get_ident() == thread else usual)(*args, **kwargs)
 
-    comfy.model_management.get_free_memory = fixed
+    setattr(comfy.model_management, question, asked)
     try:
         yield
     finally:
-        comfy.model_management.get_free_memory = measured
+        setattr(comfy.model_management, question, usual)
+
+
+def fixed_memory() -> AbstractContextManager[None]:
+    """The same free memory whatever else the machine is doing."""
+
+    def free(_dev: Any = None, torch_free_too: bool = False) -> Any:  # noqa: FBT001, FBT002 (ComfyUI's signature)
+        return (MEMORY, MEMORY) if torch_free_too else MEMORY
+
+    return answered("get_free_memory", free)
 
 
 @contextmanager
 def computed_by(level: str) -> Iterator[None]:
     """Where networks are computed: ComfyUI's kernels or the contract's operators, with the same memory each time."""
-    contract = jetblock.deterministic() if level == "portable" else nullcontext()
-    with torch.no_grad(), fixed_memory(), contract:
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(fixed_memory())
+        if level == "portable":
+            # Which attention text encoders take.
+            stack.enter_context(answered("pytorch_attention_enabled", lambda: True))
+            stack.enter_context(jetblock.deterministic())
         yield
+
+
+def patch_portably(model: ModelPatcher) -> None:
+    """Adds LoRAs to a model's weights by the contract's operators; anew, since PyTorch's may have added them before."""
+    if model.patches:
+        with torch.no_grad(), jetblock.deterministic():
+            comfy.model_management.load_models_gpu([model], force_patch_weights=True)
 
 
 def portable_attention(_chosen: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -118,7 +145,7 @@ def portable_attention(_chosen: Callable[..., torch.Tensor], *args: Any, **kwarg
 
 
 @contextmanager
-def portable_decoder(network: torch.nn.Module) -> Iterator[None]:
+def portable_autoencoder(network: torch.nn.Module) -> Iterator[None]:
     """Lets an autoencoder take PyTorch's attention, whatever ComfyUI has chosen."""
     name = "optimized_attention"
     chosen = [(module, getattr(module, name)) for module in network.modules() if hasattr(module, name)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_sampling
@@ -16,14 +15,10 @@ import jetblock
 from jetblock.diffusion.noise import image_noise
 from jetblock.diffusion.samplers import Walk, sample
 
-from . import _guards
-from ._rows import computed_by, portable_decoder
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from comfy.model_patcher import ModelPatcher
-    from comfy.sd import VAE
 
 
 class ImageNoise:
@@ -145,14 +140,3 @@ def masks_of(masks: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
         return masks
     resized = [comfy.utils.reshape_mask(mask[None].clone(), (1, 1, *samples.shape[2:])) for mask in masks]
     return torch.cat(resized)
-
-
-def decode_images(vae: VAE, samples: torch.Tensor, level: str) -> torch.Tensor:
-    """Latents `[B, C, H, W]` to images `[B, H, W, 3]`, each alone."""
-    if samples.ndim != 4:
-        raise ValueError(f"the latent has shape {list(samples.shape)}, expected those of images, [B, C, H, W]")
-    if found := [str(breach) for breach in _guards.of_the_process(vae.device, level) if breach.certain]:
-        raise RuntimeError(f"level {level} cannot be held. " + "; ".join(found))
-    attention = portable_decoder(vae.first_stage_model) if level == "portable" else nullcontext()
-    with attention, computed_by(level):
-        return torch.cat([vae.decode(samples[i : i + 1].clone()) for i in range(samples.shape[0])])

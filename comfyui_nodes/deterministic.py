@@ -11,7 +11,7 @@ from jetblock.diffusion.samplers import SAMPLERS
 
 from . import _guards
 from ._rows import LEVELS, deterministic_model, ordinary_model
-from ._sampling import ImageNoise, ImageSampler, decode_images, sample_images, sigmas_of
+from ._sampling import ImageNoise, ImageSampler, sample_images, sigmas_of
 
 CATEGORY = "JetBlock/deterministic"
 LEVEL_TOOLTIP = (
@@ -226,31 +226,6 @@ class JetBlockDeterministicSampler(io.ComfyNode):
         return io.NodeOutput(sample_images(model, noise, sampler, sigmas, cfg, (positive, negative), latent_image))
 
 
-class JetBlockDeterministicDecode(io.ComfyNode):
-    """Latents to images, one at a time."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
-        return io.Schema(
-            node_id="JetBlockDeterministicDecode",
-            display_name="JetBlock Deterministic Decode",
-            category=CATEGORY,
-            description="Decodes latents one at a time, so that an image has the same pixels in every batch.",
-            inputs=[
-                io.Latent.Input("samples", tooltip="The latents of images."),
-                io.Vae.Input("vae", tooltip="The autoencoder that makes images of them."),
-                io.Combo.Input("level", options=list(LEVELS), default="batch_invariant", tooltip=LEVEL_TOOLTIP),
-            ],
-            outputs=[io.Image.Output(display_name="images", tooltip="The images, in the order of the batch.")],
-        )
-
-    @classmethod
-    def execute(cls, samples: dict[str, Any], vae: io.Vae.Type, level: str) -> io.NodeOutput:
-        """Decodes."""
-        return io.NodeOutput(decode_images(vae, samples["samples"], level))
-
-
 class JetBlockModeSwitch(io.ComfyNode):
     """Speed or determinism, by one switch."""
 
@@ -294,7 +269,6 @@ class JetBlockModeSwitch(io.ComfyNode):
 
 NODES: list[type[io.ComfyNode]] = [
     JetBlockDeterministicSampler,
-    JetBlockDeterministicDecode,
     JetBlockDeterministicModel,
     JetBlockNoise,
     JetBlockSampler,

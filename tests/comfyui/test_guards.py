@@ -1,13 +1,16 @@
 """What breaks the promise is refused or warned about, by its name; and the mode switch says so beforehand."""
 
 import logging
+import re
 import sys
 
 import pytest
 import torch
 from graphs import ksampler, sd3
 from harness import ComfyUI, Graph, Node
-from test_deterministic_sampling import deterministic
+from test_deterministic_sampling import LEVELS, deterministic
+
+import jetblock
 
 
 def refused(graph: Graph, model: Node, name: str) -> None:
@@ -94,9 +97,37 @@ def test_functions_of_other_nodes(graph: Graph, caplog: pytest.LogCaptureFixture
     assert "may not hold. sampler_cfg_function: another node's function sees the whole batch" in caplog.text
 
 
-def test_nothing_is_said_of_an_ordinary_model(graph: Graph, caplog: pytest.LogCaptureFixture) -> None:
-    graph.run(deterministic(graph, sd3(graph)))
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("sampler_name", ["euler", "dpmpp_2m_sde"])
+def test_nothing_is_said_of_an_ordinary_model(
+    graph: Graph, caplog: pytest.LogCaptureFixture, level: str, sampler_name: str
+) -> None:
+    graph.run(deterministic(graph, sd3(graph), level=level, sampler_name=sampler_name))
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_what_pytorch_computes_around_a_portable_network(
+    graph: Graph, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Conditionings are prepared by the contract too; a sampler that draws its noise from PyTorch is warned about."""
+    import comfy.samplers
+
+    prepare, sines = comfy.samplers.process_conds, []
+
+    def process_conds(*args: object, **kwargs: object) -> object:
+        sines.append(torch.linspace(0, 9, 999).sin())
+        return prepare(*args, **kwargs)
+
+    monkeypatch.setattr(comfy.samplers, "process_conds", process_conds)
+    parts = sd3(graph)
+    parts["model"] = graph.add("JetBlockDeterministicModel", model=parts["model"], level="portable")
+    graph.run(ksampler(graph, parts, sampler_name="euler_ancestral"))
+    [warning] = [record.message for record in caplog.records if record.name.endswith("_guards")]
+    assert re.fullmatch(r"JetBlock: level portable may not hold\. PyTorch computed aten\.randn\S*, .*", warning)
+    with torch.no_grad(), jetblock.deterministic():
+        expected = torch.linspace(0, 9, 999).sin()
+    assert all(torch.equal(sine, expected) for sine in sines)
+    assert not torch.equal(torch.linspace(0, 9, 999).sin(), expected)
 
 
 @pytest.mark.usefixtures("comfyui")

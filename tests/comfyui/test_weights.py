@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from graphs import sd3
+from graphs import ksampler, sd3
 from harness import ComfyUI
 from test_deterministic_sampling import LEVELS, assert_images_are_apart, deterministic, render
 
@@ -13,6 +13,7 @@ from jetblock import ops
 
 STEPS = 4
 LORA = "tiny_lora.safetensors"
+RANK = 1024
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +23,8 @@ def lora(comfyui: ComfyUI) -> Path:
 
     generator = torch.Generator().manual_seed(1)
     name = "diffusion_model.joint_blocks.0.x_block.attn.qkv"
-    up, down = (torch.randn(384, 4, generator=generator), torch.randn(4, 128, generator=generator))
+    # Of a rank at which PyTorch's sums of products have another order than the contract's.
+    up, down = (torch.randn(384, RANK, generator=generator), torch.randn(RANK, 128, generator=generator) / RANK)
     file = comfyui.base / "models" / "loras" / LORA
     file.parent.mkdir(exist_ok=True)
     save_file({f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}, file)
@@ -40,6 +42,33 @@ def test_lora(comfyui: ComfyUI, level: str) -> None:
     assert_images_are_apart(run, (3,))
     assert not torch.equal(run(), run(0.0))
     assert torch.equal(run(0.0), render(comfyui, "sd3", level=level))
+
+
+def merged(comfyui: ComfyUI, level: str | None, *, before: bool = False) -> torch.Tensor:
+    """The weight with the LoRA in it after a run, or after a run of ComfyUI's own and one at the level."""
+    graph = comfyui.graph()
+    parts = sd3(graph)
+    parts["model"] = graph.add("LoraLoaderModelOnly", model=parts["model"], lora_name=LORA, strength_model=0.3)
+    model, *others = graph.run(*[parts[name] for name in ("model", "positive", "negative", "latent_image")])
+    runs = [None] * before + [level]
+    for of_run in runs:
+        graph = comfyui.graph()
+        given = {name: graph.give(part) for name, part in zip(parts, (model, *others), strict=True)}
+        if of_run:
+            graph.run(deterministic(graph, given, level=of_run, steps=1))
+        else:
+            graph.run(ksampler(graph, given, steps=1))
+    return model.model.diffusion_model.joint_blocks[0].x_block.attn.qkv.weight.clone()
+
+
+def test_portable_merges_by_the_contract(comfyui: ComfyUI) -> None:
+    """PyTorch's product of the two factors is another one on other processors."""
+    theirs, portable = merged(comfyui, None), merged(comfyui, "portable")
+    assert not torch.equal(theirs, portable)  # the control, by roundings
+    torch.testing.assert_close(theirs, portable)
+    assert torch.equal(merged(comfyui, "batch_invariant"), theirs)
+    # Also where ComfyUI has used the model before.
+    assert torch.equal(merged(comfyui, "portable", before=True), portable)
 
 
 def test_weights_are_packed_once_a_run(comfyui: ComfyUI) -> None:
