@@ -1,35 +1,32 @@
-"""Workflows of other versions: names of nodes and inputs as they were, or as somebody else wrote them."""
+"""Prompts of other versions: nodes that were published, names of nodes and inputs as somebody else wrote them."""
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import ComfyAPI, io
+from nodes import NODE_CLASS_MAPPINGS
+
+from . import _workflows
+from ._exchange import Exchange, is_link, new_ids
+from ._published import PUBLISHED, Published
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ._exchange import Graph
+
 LOG = logging.getLogger(__name__)
-Prompt = dict[str, dict[str, Any]]
 
 OTHER_INPUTS = {
-    "cfg": ("cfg_scale", "guidance"),
-    "denoise": ("denoise_strength",),
-    "keys_and_values": ("kv_format", "kv_cache"),
-    "latent_image": ("latent", "latents", "samples"),
-    "level": ("optimization_level", "determinism_level"),
-    "max_tokens": ("max_new_tokens", "max_length"),
-    "mode": ("skip_mode", "strategy"),
-    "model_name": ("model_path", "model_id"),
-    "runs": ("num_runs", "iterations"),
-    "sampler_name": ("sampler",),
-    "skip_ratio": ("skip_rate", "skip_percent"),
+    "max_tokens": ("max_new_tokens",),
+    "model_name": ("model_path",),
     "system": ("system_prompt",),
-    "thinking": ("thinking_mode", "enable_thinking"),
-    "thinking_budget": ("max_thinking_tokens", "budget"),
+    "thinking": ("enable_thinking",),
 }
-"""By the name of an input, other names that it takes where a node has no input of that name."""
+"""By the name of an input, what it is called elsewhere; taken where a node has no input of that name."""
 WORDS = {
     "JetBlockCascadeMode": ("think", "reasoning", "no_think"),
     "JetBlockHybridProfiler": ("nemotron", "layers", "mamba", "analyze"),
@@ -61,23 +58,62 @@ class Upgrade:
 
     def of_request(self, request: dict[str, Any]) -> dict[str, Any]:
         """What ComfyUI's server asks before it runs a prompt."""
-        for change in self.of_prompt(request.get("prompt", {})):
+        prompt = request.get("prompt")
+        try:
+            changes = self.of_prompt(prompt) if isinstance(prompt, dict) else []
+        except RecursionError:
+            changes = ["the prompt is nested too deeply to be brought up to date"]
+        for change in changes:
             LOG.info("JetBlock: %s", change)
         return request
 
-    def of_prompt(self, prompt: Prompt) -> list[str]:
-        """Changes a prompt where one of our nodes or inputs has another name, or a new input is missing; says what."""
-        return [change for entry in prompt.values() for change in self._of_node(entry)]
+    def of_prompt(self, prompt: Graph) -> list[str]:
+        """Changes a prompt where a node was published, one of ours has another name or lacks an input; says what."""
+        changes = self._exchange(prompt)
+        return changes + [change for entry in _nodes(prompt).values() for change in self._of_node(entry)]
+
+    def is_free(self, node_id: str) -> bool:
+        """Whether an id is ours or nobody's: a published pack that is installed beside ours runs its own nodes."""
+        return NODE_CLASS_MAPPINGS.get(node_id) in (None, self.nodes.get(node_id))
+
+    def _exchange(self, prompt: Graph) -> list[str]:
+        entries = _nodes(prompt)
+        old = {node: found for node, entry in entries.items() if (found := self._published(entry, entries))}
+        if not old:
+            return []
+        graph = copy.deepcopy(entries)
+        changes = Exchange(graph, {node: found.replacement for node, found in old.items()}, new_ids(prompt)).run()
+        for node in entries:
+            del prompt[node]
+        prompt.update(graph)
+        return [change.words for change in changes]
+
+    def _published(self, entry: dict[str, Any], entries: Graph) -> Published | None:
+        node_id = entry["class_type"]
+        found = PUBLISHED.get(node_id) if self.is_free(node_id) else None
+        return found if found and found.is_meant(entry["inputs"], lambda link: self._kind(link, entries)) else None
+
+    def _kind(self, link: Any, entries: Graph) -> str:
+        """Of which kind is what a link brings."""
+        source = entries.get(link[0]) if is_link(link) else None
+        if source is None:
+            return ""
+        known = PUBLISHED.get(source["class_type"])
+        # Published nodes put models out first.
+        if known and known.outputs[0].endswith("model") and self._published(source, entries):
+            return "MODEL" if link[1] == 0 else ""
+        kinds = getattr(NODE_CLASS_MAPPINGS.get(source["class_type"]), "RETURN_TYPES", ())
+        return str(kinds[link[1]]) if 0 <= link[1] < len(kinds) else ""
 
     def _of_node(self, entry: dict[str, Any]) -> Iterator[str]:
-        name = entry.get("class_type", "")
+        name = entry["class_type"]
         node_id = self.ids.get(name, name)
         if node_id not in self.nodes:
             return
         if node_id != name:
             entry["class_type"] = node_id
             yield f"{name} is {node_id}"
-        inputs = entry.setdefault("inputs", {})
+        inputs = entry["inputs"]
         kinds = self.nodes[node_id].INPUT_TYPES()
         declared = {**kinds.get("required", {}), **kinds.get("optional", {})}
         for new, others in OTHER_INPUTS.items():
@@ -89,6 +125,15 @@ class Upgrade:
             if new not in inputs and "default" in options:
                 inputs[new] = options["default"]
                 yield f"{node_id}: input {new} is new, {options['default']!r}"
+
+
+def _nodes(prompt: Graph) -> Graph:
+    """What of a prompt is nodes; the rest ComfyUI refuses."""
+
+    def is_node(entry: Any) -> bool:
+        return isinstance(entry, dict) and [type(entry.get(part)) for part in ("class_type", "inputs")] == [str, dict]
+
+    return {node: entry for node, entry in prompt.items() if is_node(entry)}
 
 
 def _value(name: str, value: Any) -> Any:
@@ -122,8 +167,9 @@ async def register(nodes: Sequence[type[io.ComfyNode]]) -> None:
 
     upgrade = Upgrade(nodes)
     instance = getattr(server.PromptServer, "instance", None)
-    if instance is not None:
+    if instance is not None and nodes:
         instance.add_on_prompt_handler(upgrade.of_request)
+        _workflows.add_routes(instance.routes, upgrade.is_free)
     # Newer than 0.3.75.
     replacement = getattr(io, "NodeReplace", None)
     replacements = getattr(ComfyAPI(), "node_replacement", None)
