@@ -35,6 +35,10 @@ class Constant:
 
     value: str | float | bool
 
+    def __post_init__(self) -> None:
+        if type(self.value) not in PRIMITIVES:
+            raise TypeError(f"no node puts out {self.value!r}")
+
 
 @dataclass(frozen=True)
 class Replacement:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
-from nodes import NODE_CLASS_MAPPINGS
 
 from ._exchange import Exchange, is_link, new_ids
 from ._published import PUBLISHED, Published
+from ._workflow_nodes import new_node, widget_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,17 +26,11 @@ LOG = logging.getLogger(__name__)
 ROUTE = "/jetblock/upgrade"
 LIMIT = 32 << 20
 """Bytes of a workflow that are read at most."""
-CONTROLS = ("fixed", "increment", "decrement", "randomize")
-"""What the page does with a seed after a run: a widget of its own, behind the seed's."""
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 PARTS = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
 """Of a link, by the names that they have where it is an object; else it is a list of them."""
 SUBGRAPH_INPUTS, SUBGRAPH_OUTPUTS = -10, -20
 """The nodes that stand for a subgraph's own inputs and outputs."""
 COUNTERS, STATE = ("last_node_id", "last_link_id"), ("lastNodeId", "lastLinkId")
-FAR = 1e9
-"""No node lies further away."""
-WIDTH, GAP = 270, 60
 Json = dict[str, Any]
 
 
@@ -62,8 +56,9 @@ def upgrade(workflow: Any, is_free: Callable[[str], bool]) -> list[str]:
     links = new_ids(str(link) for scope in scopes for link in scope.links)
     changes = [change.words for scope in scopes for change in scope.upgrade(is_free, nodes, links)]
     # The page counts on from these; subgraphs share the numbers.
+    last_node, last_link = int(next(nodes)) - 1, int(next(links)) - 1
     for scope in scopes:
-        scope.count(int(next(nodes)) - 1, int(next(links)) - 1)
+        scope.count(last_node, last_link)
     return changes
 
 
@@ -127,7 +122,9 @@ class Scope:
                 and all(isinstance(end, (int, str)) for end in (origin, target)),
                 f"link {number} is not made of numbers",
             )
-            self.links[number] = Link(origin, slot, target, target_slot, kind, saved)
+            ends = {str(origin), str(target)} - {str(SUBGRAPH_INPUTS), str(SUBGRAPH_OUTPUTS)}
+            if ends <= self.by_id.keys():  # else it is of a node that is no more
+                self.links[number] = Link(origin, slot, target, target_slot, kind, saved)
 
     def upgrade(self, is_free: Callable[[str], bool], nodes: Iterator[str], links: Iterator[str]) -> list[Change]:
         """Replaces the published nodes."""
@@ -136,7 +133,7 @@ class Scope:
             return []
         graph: Graph = {}
         for node_id, node in self.by_id.items():
-            values = _widget_values(node, old[node_id]) if node_id in old else {}
+            values = widget_values(node, old[node_id]) if node_id in old else {}
             graph[node_id] = {"class_type": node["type"], "inputs": values}
         graph[str(SUBGRAPH_OUTPUTS)] = {"class_type": "", "inputs": {}}
         for number, link in self.links.items():
@@ -162,10 +159,12 @@ class Scope:
         freed = {number: link for number, link in self.links.items() if str(link.target) in gone}
         self.links = {number: link for number, link in self.links.items() if number not in freed}
         for change in changes:
-            was, made = self.by_id[change.node], []
+            was = self.by_id[change.node]
+            made: list[Json] = []
+            values = widget_values(was, self.old[change.node])
             for at, node_id in enumerate(change.now):
                 entry = graph[node_id]
-                node = new_node(self._raw(node_id), entry, was, at)
+                node = new_node(self._raw(node_id), entry, made[0] if made else was, at, values)
                 made.append(node)
                 for target_slot, slot in enumerate(node["inputs"]):
                     source = entry["inputs"].get(slot["name"])
@@ -241,94 +240,6 @@ class Scope:
                     place[name] = max(place[name], last)
 
 
-def new_node(node_id: Any, entry: Json, was: Json, at: int) -> Json:
-    """A node as the page saves it; the first in the place of another has its looks, the others stand below it."""
-    node_class = NODE_CLASS_MAPPINGS[entry["class_type"]]
-    slots, values = [], []
-    for name, (kind, options) in _inputs_of(node_class).items():
-        value = entry["inputs"].get(name)
-        is_linked, is_widget = is_link(value), kind in WIDGETS and not options.get("forceInput")
-        if is_linked or not is_widget:
-            slot = {"name": name, "type": kind, "link": None}
-            slots.append({**slot, "widget": {"name": name}} if is_widget else slot)
-        if is_widget:
-            first = options.get("default", next(iter(options.get("options") or [""]), ""))
-            values.append(first if is_linked or value is None else value)
-            # The page has this widget where it is asked for, and at each seed.
-            if options.get("control_after_generate", name in ("seed", "noise_seed")):
-                values.append(_control(was))
-    names = getattr(node_class, "RETURN_NAMES", None) or node_class.RETURN_TYPES
-    outputs = [
-        {"name": name, "type": kind, "links": [], "slot_index": slot}
-        for slot, (name, kind) in enumerate(zip(names, node_class.RETURN_TYPES, strict=False))
-    ]
-    kept = dict(was) if at == 0 else {"size": [WIDTH, GAP], "flags": {}}
-    place = {} if at == 0 else {"pos": _below(was, at)}
-    return {
-        **kept,
-        **place,
-        "id": node_id,
-        "type": entry["class_type"],
-        "order": was.get("order", 0),
-        "mode": was.get("mode", 0),
-        "inputs": slots,
-        "outputs": outputs,
-        "properties": {"Node name for S&R": entry["class_type"]},
-        "widgets_values": values,
-    }
-
-
-def _below(node: Json, at: int) -> list[float]:
-    """The place of the node that is `at` places below another."""
-    x, y = _pair(node.get("pos"), 0, 0)
-    _, height = _pair(node.get("size"), WIDTH, 200)
-    return [x, y + height + GAP + (at - 1) * 4 * GAP]
-
-
-def _pair(value: Any, *otherwise: float) -> tuple[float, float]:
-    """Two numbers: a list, or in older workflows an object with the keys 0 and 1."""
-    values = [value.get("0"), value.get("1")] if isinstance(value, dict) else value
-    if isinstance(values, list) and len(values) == 2:
-        x, y = values
-        if isinstance(x, (int, float)) and isinstance(y, (int, float)) and abs(x) < FAR and abs(y) < FAR:
-            return x, y
-    return otherwise[0], otherwise[1]
-
-
-def _inputs_of(node_class: Any) -> dict[str, tuple[str, Json]]:
-    """Kind and options by input."""
-    found = {}
-    kinds = node_class.INPUT_TYPES()
-    for group in ("required", "optional"):
-        for name, declared in kinds.get(group, {}).items():
-            kind, options = declared[0], declared[1] if len(declared) > 1 else {}
-            found[name] = (kind, options) if isinstance(kind, str) else ("COMBO", {"options": kind, **options})
-    return found
-
-
-def _widget_values(node: Json, known: Published) -> Json:
-    """A published node's values by name."""
-    saved = node.get("widgets_values") or []
-    if isinstance(saved, dict):
-        return {name: saved[name] for name in known.widgets if name in saved}
-    expect(isinstance(saved, list), f"the widgets_values of node {node['id']} are no list")
-    left, values = list(saved), {}
-    for name in known.widgets:
-        if left:
-            values[name] = left.pop(0)
-        if name == "seed" and left and left[0] in CONTROLS:
-            left.pop(0)
-    return values
-
-
-def _control(node: Json) -> str:
-    """What is done with the seed of a node."""
-    values = node.get("widgets_values")
-    return (
-        next((value for value in values or [] if value in CONTROLS), "fixed") if isinstance(values, list) else "fixed"
-    )
-
-
 def _names(node: Json, side: str) -> list[Any]:
     return [slot.get("name") for slot in node.get(side) or []]
 
@@ -358,13 +269,14 @@ def add_routes(routes: Any, is_free: Callable[[str], bool]) -> None:
         try:
             workflow = json.loads(body)
             changes = upgrade(workflow, is_free)
+            answer = json.dumps({"workflow": workflow, "changes": changes})
         except RecursionError:
             return web.json_response({"error": "the workflow is nested too deeply"}, status=400)
         except ValueError as error:
             return web.json_response({"error": f"this is no workflow: {error}"}, status=400)
         for change in changes:
             LOG.info("JetBlock: %s", change)
-        return web.json_response({"workflow": workflow, "changes": changes})
+        return web.json_response(text=answer)
 
     routes.get(ROUTE)(published)
     routes.post(ROUTE)(upgraded)

@@ -37,6 +37,16 @@ class Server:
 
         return asyncio.run(fetch())
 
+    def post(self, path: str, body: bytes) -> tuple[int, Any]:
+        """The status and the JSON that answer a request."""
+
+        async def send() -> tuple[int, Any]:
+            address = f"http://{self.address}{path}"
+            async with aiohttp.ClientSession() as session, session.post(address, data=body) as answer:
+                return answer.status, await answer.json()
+
+        return asyncio.run(send())
+
     def run(self, prompt: dict[str, Any], timeout: float = 120) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
         """Queues a workflow in API format, listens until it is done; returns its history and the messages."""
         return asyncio.run(asyncio.wait_for(self._run(prompt), timeout))

@@ -8,7 +8,9 @@ import pytest
 from graphs import sd3
 from harness import HERE, PACK, ROOT, ComfyUI
 from http_server import Server, serve
+from old_workflow import old_workflow
 from PIL import Image
+from published import PUBLISHED
 
 NODE_IDS = (HERE / "node_ids.txt").read_text().split()
 
@@ -67,3 +69,46 @@ def test_it_renders_and_tells_how_far_it_is(comfyui: ComfyUI, server: Server) ->
         pictures.append(Image.open(io.BytesIO(server.get(query))))
     assert [picture.size for picture in pictures] == [(128, 128)] * 2
     assert pictures[0].tobytes() != pictures[1].tobytes()
+
+
+ROUTE = "/jetblock/upgrade"
+
+
+def test_its_page_has_our_script(server: Server) -> None:
+    [script] = [path for path in json.loads(server.get("/extensions")) if path.startswith(f"/extensions/{PACK}/")]
+    assert b"beforeConfigureGraph" in server.get(script)
+
+
+def test_it_knows_the_published_nodes(server: Server) -> None:
+    told = json.loads(server.get(f"/api{ROUTE}"))
+    assert told == {node_id: list(outputs) for node_id, (_, _, outputs) in PUBLISHED.items()}
+
+
+def test_it_upgrades_a_workflow(server: Server) -> None:
+    status, answer = server.post(f"/api{ROUTE}", json.dumps(old_workflow()).encode())
+    assert status == 200
+    assert len(answer["changes"]) == 6
+    assert {5, 6, 7, 8, 15} < {node["id"] for node in answer["workflow"]["nodes"]}
+    assert not {"JetBlockSampler", "JetBlockCascadeMode"} & {node["type"] for node in answer["workflow"]["nodes"]}
+    log = server.log.read_text()
+    assert "JetBlock: node 6: JetBlockSampler of another version is KSampler" in log
+    again = server.post(f"/api{ROUTE}", json.dumps(answer["workflow"]).encode())
+    assert again == (200, {"workflow": answer["workflow"], "changes": []})
+
+
+MALFORMED = {
+    b"": "this is no workflow: Expecting value",
+    b"\xff\xfe": "this is no workflow",
+    b"[]": "this is no workflow: the workflow is no object",
+    b'{"nodes": 5}': "this is no workflow: nodes are no list",
+    b"[" * 100_000: "the workflow is nested too deeply",
+    b" " * ((32 << 20) + 1): "the workflow has more than 33554432 bytes",
+}
+
+
+@pytest.mark.parametrize("body", MALFORMED, ids=["empty", "binary", "list", "nodes", "deep", "large"])
+def test_it_refuses_in_words_what_is_no_workflow(server: Server, body: bytes) -> None:
+    status, answer = server.post(f"/api{ROUTE}", body)
+    assert status == (413 if len(body) > 32 << 20 else 400)
+    assert answer["error"].startswith(MALFORMED[body])
+    assert "Traceback" not in server.log.read_text().partition("To see the GUI")[2]
