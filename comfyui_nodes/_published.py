@@ -146,8 +146,9 @@ def deterministic_sampler(given: Given) -> Replacement:
     outputs = (Output(MAIN), Output(REPORT), Output(REPORT, 2))
     name = inputs["sampler_name"]
     if is_link(name) or name in SAMPLERS:
+        note = "a seed gives another image, as its noise belongs to the image"
         main = ("JetBlockDeterministicSampler", {"model": given["model"], **inputs, **level})
-        return Replacement({MAIN: main, REPORT: validator}, outputs)
+        return Replacement({MAIN: main, REPORT: validator}, outputs, [note])
     nodes = {
         MAIN: ("KSampler", {"model": Output(ITS_MODEL), **inputs}),
         ITS_MODEL: ("JetBlockDeterministicModel", {"model": given["model"], **level}),
