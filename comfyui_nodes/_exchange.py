@@ -209,11 +209,11 @@ class Exchange:
     def _change(self, node: str) -> Change:
         was, found = self.old[node]["class_type"], self.found.get(node)
         if found is None:
-            return Change(node, was, [], f"node {node} stays {was} of another version: {self.kept[node]}")
+            return Change(node, was, [], _line(f"node {node} stays {was} of an earlier version: {self.kept[node]}"))
         now = sorted((made for (owner, _), made in self.made.items() if owner == node), key=lambda made: made != node)
         classes = ", ".join(self.graph[made]["class_type"] for made in now) or "gone, and nothing used it"
         notes = "".join(f"; {note}" for note in found.notes)
-        return Change(node, was, now, f"node {node}: {was} of another version is {classes}{notes}")
+        return Change(node, was, now, _line(f"node {node}: {was} of an earlier version is now {classes}{notes}"))
 
 
 def is_link(value: Any) -> bool:
@@ -231,6 +231,11 @@ def new_ids(taken: Iterable[str]) -> Iterator[str]:
     """Ids that no node has; `taken` are those of all nodes."""
     numbers = (int(number) for node in taken for number in re.findall(r"\d{1,15}", node))
     return map(str, itertools.count(max(numbers, default=0) + 1))
+
+
+def _line(words: str) -> str:
+    """On one line, whatever ids and values hold."""
+    return " ".join(words.split())
 
 
 def _links_of(entry: dict[str, Any]) -> list[tuple[str, list[Any]]]:

@@ -91,7 +91,7 @@ def test_it_upgrades_a_workflow(server: Server) -> None:
     assert {5, 6, 7, 8, 15} < {node["id"] for node in answer["workflow"]["nodes"]}
     assert not {"JetBlockSampler", "JetBlockCascadeMode"} & {node["type"] for node in answer["workflow"]["nodes"]}
     log = server.log.read_text()
-    assert "JetBlock: node 6: JetBlockSampler of another version is KSampler" in log
+    assert "JetBlock: node 6: JetBlockSampler of an earlier version is now KSampler" in log
     again = server.post(f"/api{ROUTE}", json.dumps(answer["workflow"]).encode())
     assert again == (200, {"workflow": answer["workflow"], "changes": []})
 
