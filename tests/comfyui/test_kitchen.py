@@ -195,6 +195,40 @@ def test_the_pack_registers_it_where_comfyui_uses_comfy_kitchen(comfyui: Any, mo
     assert registered == [True]
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_rotations_and_norms_are_taken_apart(dtype: torch.dtype) -> None:
+    """The operators that newer versions of ComfyUI call: in deterministic mode what they are made of."""
+    generator = torch.Generator().manual_seed(1)
+    q, k = (torch.randn(2, 3, 10, 64, generator=generator).to(dtype) for _ in range(2))
+    scale, shift = (torch.randn(64, generator=generator).to(dtype) for _ in range(2))
+    angles = torch.randn(1, 1, 10, 32, generator=generator)
+    turns = torch.stack([angles.cos(), -angles.sin(), angles.sin(), angles.cos()], -1).unflatten(-1, (2, 2))
+
+    def rotated(x: torch.Tensor, *, halves: bool) -> torch.Tensor:
+        x = x.float()
+        one, two = x.chunk(2, -1) if halves else (x[..., ::2], x[..., 1::2])
+        parts = [turns[..., row, 0] * one + turns[..., row, 1] * two for row in (0, 1)]
+        return (torch.cat(parts, -1) if halves else torch.stack(parts, -1).flatten(-2)).to(dtype)
+
+    with torch.no_grad(), jetblock.deterministic() as report:
+        normal = [torch.nn.functional.rms_norm(x, (64,), scale, 1e-6) for x in (q, k)]
+        results = [
+            (ck.apply_rope(q, k, turns), [rotated(x, halves=False) for x in (q, k)]),
+            (ck.apply_rope_split_half(q, k, turns), [rotated(x, halves=True) for x in (q, k)]),
+            (ck.rms_rope(q, k, turns, scale), [rotated(x, halves=False) for x in normal]),
+            (ck.rms_rope_split_half(q, k, turns, scale), [rotated(x, halves=True) for x in normal]),
+            ([ck.apply_rope1(q, turns)], [rotated(q, halves=False)]),
+            ([ck.apply_rope1_(k.clone(), turns)], [rotated(k, halves=False)]),
+            ([ck.rms_adaln(q, scale, shift)], [torch.nn.functional.rms_norm(q, (64,), eps=1e-6) * (1 + scale) + shift]),
+            ([ck.rms_rope1(q[:1, :, :4], turns[:, :, :4], scale)], [rotated(normal[0], halves=False)[:1, :, :4]]),
+        ]
+        with pytest.raises(jetblock.UncoveredOperatorError, match=r"comfy_kitchen\.quantize_nvfp4"):
+            ck.quantize_nvfp4(q[0, 0], torch.tensor(1.0))
+    assert not any(row.name.startswith("comfy_kitchen") for row in report.rows)
+    for got, want in results:
+        assert all(torch.equal(raw(a), raw(b)) for a, b in zip(got, want, strict=True))
+
+
 def second_implementation() -> Any:
     """What numpy makes of NUMERICS.md alone."""
     folder = ROOT / "tests" / "second_implementation"

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import jetblock
 from jetblock.mode import Report, _exact
+from tests.second_implementation import functions as second
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 MOST = 8
@@ -224,6 +225,28 @@ def test_what_is_not_covered_is_named() -> None:
         with pytest.raises(jetblock.UncoveredOperatorError, match="repeated indices"):
             x.index_put((torch.tensor([0, 0]),), x[:2])
         torch.nn.functional.dropout(x, training=False)
+
+
+def test_angles_of_positions_in_binary64() -> None:
+    """Bit for bit what section 5.7 gives, in the form in which Flux and Qwen-Image write it."""
+    generator = torch.Generator().manual_seed(1)
+    scale = torch.cat([torch.linspace(0, 54 / 56, 28, dtype=torch.float64), torch.tensor([-2.5, 300.0, -300.0])])
+    wide = torch.randn(2000, generator=generator, dtype=torch.float64) * torch.logspace(-300, 300, 2000).double()
+    special = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 0.7853981633974483, 1e308, 5e-324]).double()
+    with jetblock.deterministic() as report:
+        powers = 10000**scale
+        angles = torch.einsum("n,d->nd", torch.arange(-65.0, 65.0), 1.0 / powers)
+        x = torch.cat([angles.flatten(), wide, special])
+        sines, cosines = torch.sin(x), torch.cos(x)
+    assert {"aten.pow", "aten.sin", "aten.cos"} <= {row.name for row in report.rows if row.status == "covered"}
+    for got, want in (
+        (powers, [second.pow64(10000.0, y) for y in scale.tolist()]),
+        (sines, second.sin64(x.numpy())),
+        (cosines, second.cos64(x.numpy())),
+    ):
+        expected = torch.as_tensor(want, dtype=torch.float64)
+        assert torch.equal(got.isnan(), expected.isnan())
+        assert bits(got.nan_to_num(7.0)) == bits(expected.nan_to_num(7.0))
 
 
 def test_gradients_are_refused() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from jetblock.mode import _doubles
 from jetblock.mode._call import FLOATS, check_floats, contract
 from jetblock.mode._report import EXACT
 from jetblock.mode._table import covers, refuse
@@ -18,6 +19,8 @@ def _elementwise(name: str, x: torch.Tensor) -> torch.Tensor:
     """A function of the contract of the same name; of integers in f32, as PyTorch has it."""
     if not x.is_floating_point() and not x.is_complex():
         x = x.float()
+    if x.dtype == torch.float64 and name in ("cos", "sin"):
+        return (_doubles.cos if name == "cos" else _doubles.sin)(x)
     check_floats(x)
     return contract(name, x)
 
@@ -119,6 +122,8 @@ def power_of(self: Number, exponent: torch.Tensor) -> torch.Tensor:
         return _elementwise("exp2" if self == 2 else "exp", exponent)
     if exponent.numel() > LARGEST_TABLE:
         refuse(f"a base of {self} and {exponent.numel()} exponents, more than {LARGEST_TABLE}")
+    if exponent.dtype == torch.float64 and self > 0 and self != 1 and exponent.isfinite().all():
+        return _doubles.powers(float(self), exponent)
     check_floats(exponent)
     base = torch.tensor([float(self)])
     powers = [contract("pow", base, e) for e in exponent.float().flatten().tolist()]

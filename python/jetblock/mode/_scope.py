@@ -1,7 +1,7 @@
 """The mode itself: which operators are looked at, and what is done about each."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, NoReturn
@@ -36,20 +36,20 @@ class _Mode(TorchDispatchMode):
                 return self._leave(rule.name, func, args, kwargs, f" on {kind.__name__}, which computes by itself,")
         if args and isinstance(args[0], torch.Tensor) and not args[0].is_cpu:
             return self._leave(rule.name, func, args, kwargs, f" on {args[0].device}")
-        if rule.run is None:
+        if rule.parts is not None:
             with self:
-                return func.decompose(*args, **kwargs)
+                return rule.parts(*args, **kwargs)
         if rule.status == UNCOVERED:
             return self._leave(rule.name, func, args, kwargs)
         try:
-            return self._run(rule, rule.run, args, kwargs)
+            return self._run(rule, args, kwargs)
         except NotCovered as why:
             reason = f" with {why}"
         return self._leave(rule.name, func, args, kwargs, reason)
 
-    def _run(self, rule: Rule, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run(self, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         start = perf_counter()
-        result = run(*args, **kwargs)
+        result = rule.run(*args, **kwargs)
         seconds = perf_counter() - start
         site = call_site() if rule.status == UNCOVERED else None
         for report in self.reports:
@@ -60,7 +60,7 @@ class _Mode(TorchDispatchMode):
         """Leaves an uncovered operator to PyTorch, or refuses to."""
         if any(report.strict for report in self.reports):
             raise UncoveredOperatorError(name, reason, call_site())
-        return self._run(Rule(name, UNCOVERED, func), func, args, kwargs)
+        return self._run(Rule(name, UNCOVERED, func), args, kwargs)
 
 
 class _OfThread(threading.local):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NoReturn
 
 import torch
@@ -16,11 +17,12 @@ class NotCovered(Exception):  # noqa: N818 (a signal, turned into UncoveredOpera
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What becomes of one operator. `run` is None for those that are taken apart."""
+    """What becomes of one operator: it is run, or `parts` calls the operators that it is made of."""
 
     name: str
     status: str
-    run: Callable[..., Any] | None
+    run: Callable[..., Any]
+    parts: Callable[..., Any] | None = None
 
 
 _HANDLERS: dict[str, tuple[Callable[..., Any], str]] = {}
@@ -45,6 +47,7 @@ def covered_names() -> list[str]:
     return sorted(_HANDLERS)
 
 
+_KITCHEN = tuple(f"comfy_kitchen.{name}" for name in ("apply_rope", "rms_rope", "adaln", "rms_adaln"))
 _RULES: dict[torch._ops.OpOverload, Rule] = {}
 
 
@@ -70,9 +73,31 @@ def _find(func: torch._ops.OpOverload) -> Rule:
         return Rule(name, EXACT, _arithmetic(func))
     if name.removesuffix("_") in _exact.INTEGERS:
         return Rule(name, EXACT, _of_integers(func))
-    if func._can_decompose():  # noqa: SLF001 (what PyTorch's own modes ask)
-        return Rule(name, EXACT, None)
+    if (parts := _parts(func, name)) is not None:
+        return Rule(name, EXACT, func, parts)
     return Rule(name, UNCOVERED, func)
+
+
+def _parts(func: torch._ops.OpOverload, name: str) -> Callable[..., Any] | None:
+    """A function that calls the operators of which this one is made, if that is what it is."""
+    if func._can_decompose():  # noqa: SLF001 (what PyTorch's own modes ask)
+        return func.decompose
+    if name.startswith(_KITCHEN):
+        # ComfyUI's: rotations and normalizations in one call, which the eager backend writes in PyTorch.
+        eager = import_module("comfy_kitchen.backends.eager")
+        return _as_declared(func, getattr(eager, name.removeprefix("comfy_kitchen.")))
+    return None
+
+
+def _as_declared(func: torch._ops.OpOverload, parts: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, without a result where an operator has none but writes its arguments."""
+    if func._schema.returns:  # noqa: SLF001 (as above)
+        return parts
+
+    def run(*arguments: Any, **options: Any) -> None:
+        parts(*arguments, **options)
+
+    return run
 
 
 def _writing_form(func: torch._ops.OpOverload) -> tuple[Callable[..., Any], str] | None:
