@@ -62,11 +62,15 @@ class Page:
             await asyncio.sleep(0.2)
         raise TimeoutError(f"not true in {seconds} s: {expression}; the page says {self.messages}")
 
-    async def click(self, selector: str) -> None:
-        """Clicks on the middle of the first element that a selector finds."""
-        await self.wait(f"!!document.querySelector({selector!r})")
-        box = f"document.querySelector({selector!r}).getBoundingClientRect()"
-        x, y = await self.evaluate(f"(r => [r.x + r.width / 2, r.y + r.height / 2])({box})")
+    async def click(self, selector: str, text: str = "") -> None:
+        """Clicks on the middle of the first element that a selector finds and that has a text, once it is at rest."""
+        element = f"[...document.querySelectorAll({selector!r})].find(one => one.textContent.includes({text!r}))"
+        middle = f"(r => r && [r.x + r.width / 2, r.y + r.height / 2])({element}?.getBoundingClientRect())"
+        place = None
+        while place != (now := await self.wait(middle)):
+            place = now
+            await asyncio.sleep(0.2)
+        x, y = now
         for kind in ("mousePressed", "mouseReleased"):
             await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 

@@ -66,8 +66,8 @@ class Server:
                     continue  # a preview
                 event = json.loads(message.data)
                 events.append((event["type"], event["data"]))
-                if event["type"] in ("execution_success", "execution_error", "execution_interrupted"):
-                    break
+                if event["type"] == "executing" and event["data"]["node"] is None:
+                    break  # the last message, sent when the history is written
             async with session.get(f"/history/{accepted['prompt_id']}") as answer:
                 return (await answer.json())[accepted["prompt_id"]], events
 
