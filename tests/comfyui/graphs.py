@@ -27,6 +27,11 @@ def unet(graph: Graph, **latent: Any) -> dict[str, Any]:
     }
 
 
+def flux(graph: Graph, **latent: Any) -> dict[str, Any]:
+    """The same of the tiny Flux."""
+    return {**sd3(graph, **latent), "model": graph.add("TestFlux")}
+
+
 ARCHITECTURES = {"sd3": sd3, "unet": unet}
 
 

@@ -67,13 +67,14 @@ def videos(data: Digits, count: int, generator: torch.Generator) -> tuple[torch.
 
 
 def differentiable_rope() -> AbstractContextManager[object]:
-    """Newer versions of ComfyUI rotate by an operator without a gradient; what it does on a CPU has one."""
+    """Newer versions of ComfyUI rotate by operators without a gradient; what those do on a CPU has one."""
     kitchen = getattr(sys.modules.get("comfy.quant_ops"), "ck", None)
-    if not hasattr(kitchen, "apply_rope_split_half"):
+    names = [name for name in ("apply_rope_split_half", "rms_rope_split_half") if hasattr(kitchen, name)]
+    if not names:
         return nullcontext()
     from comfy_kitchen.backends import eager
 
-    return mock.patch.object(kitchen, "apply_rope_split_half", eager.apply_rope_split_half)
+    return mock.patch.multiple(kitchen, **{name: getattr(eager, name) for name in names})
 
 
 def train(net: MiniTrainDIT, steps: int, generator: torch.Generator, batch: int = 4) -> list[float]:

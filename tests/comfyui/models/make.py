@@ -1,16 +1,20 @@
 """Makes the tiny models that the tests give to ComfyUI.
 
-    python make.py sd3 [--steps 4000]     trains tiny_sd3.safetensors, which is committed (needs scikit-learn)
-    python make.py others FOLDER          builds the others, which the tests do themselves
+    python make.py sd3 [--steps 4000]            trains tiny_sd3.safetensors, which is committed (needs scikit-learn)
+    python make.py flux [--steps 2200] FOLDER    trains FOLDER/diffusion_models/tiny_flux.safetensors (7 minutes)
+    python make.py others FOLDER                 builds the others, which the tests do themselves; Flux untrained
 
 ComfyUI must be importable.
 """
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
+from types import ModuleType
 
 HERE = Path(__file__).parent
+FLUX = Path("diffusion_models") / "tiny_flux.safetensors"
 
 
 def start_comfyui() -> None:
@@ -36,18 +40,19 @@ def save(path: Path, modules: dict[str, object]) -> None:
     save_file(state, path)
 
 
-def train_sd3(steps: int, batch: int) -> None:
+def train(module: ModuleType, latent_format: object, path: Path, steps: int, batch: int) -> None:
     import sd3
     import torch
 
     generator = torch.Generator().manual_seed(1)
-    net = sd3.new(generator)
-    sd3.train(net, steps, batch, generator, lambda trained: save(HERE / "tiny_sd3.safetensors", {"": trained}))
+    net = module.new(generator)
+    sd3.train(net, module.predict, latent_format, steps, batch, generator, lambda trained: save(path, {"": trained}))
 
 
 def build_others(folder: Path) -> None:
     import codec
     import cosmos
+    import flux
     import torch
     import unet
 
@@ -56,6 +61,9 @@ def build_others(folder: Path) -> None:
     if not checkpoint.exists():
         net = unet.new(torch.Generator().manual_seed(1))
         save(checkpoint, {"model.diffusion_model.": net, "first_stage_model.": codec.autoencoder(unet.CHANNELS)})
+    untrained = folder / FLUX
+    if not untrained.exists():
+        save(untrained, {"": flux.new(torch.Generator().manual_seed(1))})
     video = folder / "diffusion_models" / "tiny_cosmos.safetensors"
     if not video.exists():
         generator = torch.Generator().manual_seed(1)
@@ -70,17 +78,25 @@ def build_others(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    sd3 = commands.add_parser("sd3")
-    sd3.add_argument("--steps", type=int, default=4000)
-    sd3.add_argument("--batch", type=int, default=24)
+    for name, steps in (("sd3", 4000), ("flux", 2200)):
+        trained = commands.add_parser(name)
+        trained.add_argument("--steps", type=int, default=steps)
+        trained.add_argument("--batch", type=int, default=24)
     others = commands.add_parser("others")
-    others.add_argument("folder", type=Path)
+    for command in (trained, others):
+        command.add_argument("folder", type=Path)
     options = parser.parse_args()
     start_comfyui()
-    if options.command == "sd3":
-        train_sd3(options.steps, options.batch)
-    else:
+    if options.command == "others":
         build_others(options.folder)
+        return
+    from comfy import latent_formats
+
+    module = importlib.import_module(options.command)
+    if options.command == "sd3":
+        train(module, latent_formats.SD3(), HERE / "tiny_sd3.safetensors", options.steps, options.batch)
+    else:
+        train(module, latent_formats.Flux(), options.folder / FLUX, options.steps, options.batch)
 
 
 if __name__ == "__main__":

@@ -61,12 +61,23 @@ def position_table() -> torch.Tensor:
     return torch.cat([rows, columns], 2).reshape(1, GRID * GRID, HIDDEN)
 
 
+def predict(
+    net: MMDiT, mixed: torch.Tensor, time: torch.Tensor, tokens: torch.Tensor, pooled: torch.Tensor
+) -> torch.Tensor:
+    return net(mixed, time * 1000, pooled, tokens)
+
+
 def train(
-    net: MMDiT, steps: int, batch: int, generator: torch.Generator, save: Callable[[torch.nn.Module], None]
+    net: torch.nn.Module,
+    predict: Callable[..., torch.Tensor],
+    latent_format: comfy.latent_formats.LatentFormat,
+    steps: int,
+    batch: int,
+    generator: torch.Generator,
+    save: Callable[[torch.nn.Module], None],
 ) -> None:
     """Rectified flow: of `(1 - t) latent + t noise` the network predicts `noise - latent`. Saves averaged weights."""
     comfy.model_management.in_training = True
-    latent_format = comfy.latent_formats.SD3()
     data = Digits(CHANNELS, latent_format.scale_factor, latent_format.shift_factor)
     tokens, pooled = (torch.cat(parts) for parts in zip(*map(conditioning, [*range(CLASSES), -1]), strict=True))
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
@@ -81,7 +92,7 @@ def train(
         noise = torch.randn(latent.shape, generator=generator)
         mixed = torch.lerp(latent, noise, time[:, None, None, None])
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-            loss = (net(mixed, time * 1000, pooled[label], tokens[label]) - (noise - latent)).pow(2).mean()
+            loss = (predict(net, mixed, time, tokens[label], pooled[label]) - (noise - latent)).pow(2).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)

@@ -1,6 +1,7 @@
 """Nodes that only the tests have. ComfyUI loads this folder as a pack of its own."""
 
 from typing import Any
+from unittest import mock
 
 from comfy_api.latest import ComfyExtension, io
 from digits import CLASSES, WIDTH, conditioning
@@ -50,6 +51,28 @@ class TestCosmosConditioning(io.ComfyNode):
         import cosmos
 
         return io.NodeOutput([[cosmos.conditioning(label), {}]])
+
+
+class TestFlux(io.ComfyNode):
+    """Load Diffusion Model for the tiny Flux. ComfyUI 0.3.75 takes every Flux for one of 24 heads; newer ones count."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestFlux", category="test", inputs=[], outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        import flux
+        import nodes
+        from comfy import model_detection
+
+        detect = model_detection.detect_unet_config
+
+        def count(*arguments: Any, **options: Any) -> dict[str, Any]:
+            return detect(*arguments, **options) | {"num_heads": flux.PARAMETERS["num_heads"]}
+
+        with mock.patch.object(model_detection, "detect_unet_config", count):
+            return io.NodeOutput(*nodes.UNETLoader().load_unet("tiny_flux.safetensors", "default"))
 
 
 class TestKeep(io.ComfyNode):
@@ -130,7 +153,7 @@ class TestTextEncode(io.ComfyNode):
 
 class TestExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestConditioning, TestCosmosConditioning, TestGive, TestKeep, TestCheckpoint, TestTextEncode]
+        return [TestConditioning, TestCosmosConditioning, TestFlux, TestGive, TestKeep, TestCheckpoint, TestTextEncode]
 
 
 async def comfy_entrypoint() -> TestExtension:
