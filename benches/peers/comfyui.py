@@ -1,6 +1,6 @@
 """Deterministic sampling in ComfyUI beside ComfyUI's own KSampler: which bits move, and what it costs.
 
-    python benches/peers/comfyui.py [--seconds 10] [--level batch_invariant] [--pytorch-attention]
+    python benches/peers/comfyui.py [--seconds 10] [--level batch_invariant] [--pytorch-attention] [MODEL ...]
 
 Prints Markdown. Runs in the environment of `cargo xtask comfyui` (target/python/venv), on one thread.
 """
@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "comfyui"))
 
 SAMPLERS = ("euler", "dpmpp_2m", "euler_ancestral", "dpmpp_2s_ancestral", "dpmpp_2m_sde")
-SIDES = {"sd3": 512, "unet": 256}
+SIDES = {"sd3": 512, "unet": 256, "flux": 512}
 """Image pixels a side where time is measured: 1024 tokens of attention each."""
-STEPS = {"sd3": 8, "unet": 3}
+STEPS = {"sd3": 8, "unet": 3, "flux": 8}
 SETTINGS = {"seed": 5, "cfg": 3.0, "scheduler": "simple"}
 
 
@@ -44,7 +44,7 @@ class Bench:
         from graphs import ARCHITECTURES
 
         graph = self.comfyui.graph()
-        usual = {"sd3": 128, "unet": 64}[architecture]
+        usual = 64 if architecture == "unet" else 128
         side = {"width": how.get("width", usual), "height": how.get("height", usual)}
         parts = ARCHITECTURES[architecture](graph, batch_size=how.get("batch", 1), **side)
         if "start" in how:
@@ -114,11 +114,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="for each figure of the second table")
     parser.add_argument("--level", default="batch_invariant", choices=["batch_invariant", "portable"])
     parser.add_argument("--pytorch-attention", action="store_true", help="ComfyUI with the fastest of its own on a CPU")
+    parser.add_argument("models", nargs="*", choices=[[], *SIDES], help="sd3 and unet, where none is named")
     options = parser.parse_args()
+    models = options.models or ["sd3", "unet"]
     sys.argv = sys.argv[:1]
     bench = Bench(options.level, *["--use-pytorch-cross-attention"][: options.pytorch_attention])
     head = "| model | sampler | node |"
-    for architecture in ("sd3", "unet"):
+    for architecture in models:
         for sampler in SAMPLERS:
             for own in (False, True):
                 axes = bench.axes(own, architecture, sampler)
@@ -128,7 +130,7 @@ def main() -> None:
                 name = f"JetBlock, {options.level}" if own else "KSampler"
                 print("|", " | ".join([architecture, sampler, name, *axes.values()]), "|", flush=True)
     print("\n| model | batch | KSampler, s | JetBlock, s | ratio |\n|---|---:|---:|---:|---:|")
-    for architecture in ("sd3", "unet"):
+    for architecture in models:
         for batch in (1, 4):
             theirs, ours = bench.cost(architecture, batch, options.seconds)
             print(f"| {architecture} | {batch} | {theirs:.2f} | {ours:.2f} | {ours / theirs:.2f} |", flush=True)

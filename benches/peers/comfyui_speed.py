@@ -1,6 +1,6 @@
 """Times JetBlock's speed nodes in a real ComfyUI beside plain fewer steps, on the tests' tiny trained models.
 
-    python benches/peers/comfyui_speed.py [--runs N] [PART ...]
+    python benches/peers/comfyui_speed.py [--runs N] [--model sd3|flux] [PART ...]
 
 Needs what `cargo xtask comfyui` installs, and `CARGO_TARGET_DIR` where the tests have it. PARTs: fast, samplers, few, levels,
 cosmos, attention. Variants take turns in one thread; a time is the median of a variant's turns in processor time, so a busy
@@ -22,7 +22,7 @@ from torch.nn import functional
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "comfyui")]
 import conftest  # noqa: E402
-from graphs import sd3  # noqa: E402
+from graphs import ARCHITECTURES  # noqa: E402
 from harness import ComfyUI  # noqa: E402
 
 from jetblock.diffusion.skipping import SkipSettings  # noqa: E402
@@ -34,8 +34,8 @@ BATCH, CFG, SEED = 4, 3.0, 1
 class Bench:
     """ComfyUI with the tiny models, and the pack's own way to sample and compare."""
 
-    def __init__(self, runs: int) -> None:
-        self.runs = runs
+    def __init__(self, runs: int, model: str) -> None:
+        self.runs, self.parts = runs, ARCHITECTURES[model]
         self.comfyui = ComfyUI(conftest.BASE)
         conftest.add_models(conftest.BASE / "models")
         logging.disable(logging.INFO)
@@ -46,9 +46,9 @@ class Bench:
         return found
 
     def digits(self, size: int = 128) -> tuple[Any, Any, Any]:
-        """The tiny SD3, what it samples, and a VAE."""
+        """The tiny model, what it samples, and a VAE."""
         graph = self.comfyui.graph()
-        parts = sd3(graph, width=size, height=size, batch_size=BATCH)
+        parts = self.parts(graph, width=size, height=size, batch_size=BATCH)
         vae = graph.add("VAELoader", vae_name="tiny_ae.safetensors")
         names = ("model", "positive", "negative", "latent_image")
         model, positive, negative, latent, vae = graph.run(*[parts[name] for name in names], vae)
@@ -106,9 +106,8 @@ def samplers(bench: Bench) -> None:
     """Every kind of sampler at 20 steps; ComfyUI's LazyCache beside them."""
     model, parts, vae = bench.digits()
     graph = bench.comfyui.graph()
-    loaded = graph.add("UNETLoader", unet_name="tiny_sd3.safetensors", weight_dtype="default")
     settings = {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
-    lazy = graph.run(graph.add("LazyCache", model=loaded, **settings))
+    lazy = graph.run(graph.add("LazyCache", model=bench.parts(graph)["model"], **settings))
     print(HEADER)
     for sampler in ("euler", "heun", "uni_pc", "euler_ancestral", "er_sde", "dpmpp_2m_sde", "lcm"):
         variants = [bench.fewer(model, 20)]
@@ -203,11 +202,12 @@ PARTS = {"fast": fast, "samplers": samplers, "few": few, "levels": levels, "cosm
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--model", default="sd3", choices=["sd3", "flux"], help="make.py says how Flux is trained")
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS])
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    bench = Bench(options.runs)
+    bench = Bench(options.runs, options.model)
     for name in options.parts or PARTS:
         print(f"\n## {name}", flush=True)
         PARTS[name](bench)

@@ -32,7 +32,7 @@ def flux(graph: Graph, **latent: Any) -> dict[str, Any]:
     return {**sd3(graph, **latent), "model": graph.add("TestFlux")}
 
 
-ARCHITECTURES = {"sd3": sd3, "unet": unet}
+ARCHITECTURES = {"sd3": sd3, "unet": unet, "flux": flux}
 
 
 def ksampler(graph: Graph, parts: dict[str, Any], **settings: Any) -> Node:

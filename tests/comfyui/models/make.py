@@ -1,7 +1,7 @@
 """Makes the tiny models that the tests give to ComfyUI.
 
     python make.py sd3 [--steps 4000]            trains tiny_sd3.safetensors, which is committed (needs scikit-learn)
-    python make.py flux [--steps 2200] FOLDER    trains FOLDER/diffusion_models/tiny_flux.safetensors (7 minutes)
+    python make.py flux [--steps 2000] FOLDER    trains FOLDER/diffusion_models/tiny_flux.safetensors (7 minutes)
     python make.py others FOLDER                 builds the others, which the tests do themselves; Flux untrained
 
 ComfyUI must be importable.
@@ -78,7 +78,7 @@ def build_others(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, steps in (("sd3", 4000), ("flux", 2200)):
+    for name, steps in (("sd3", 4000), ("flux", 2000)):
         trained = commands.add_parser(name)
         trained.add_argument("--steps", type=int, default=steps)
         trained.add_argument("--batch", type=int, default=24)
