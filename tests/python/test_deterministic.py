@@ -1,10 +1,12 @@
 """Deterministic mode: real architectures, the same bits in every batch; what a scope is; what is refused."""
 
 import itertools
+import math
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from architectures import ARCHITECTURES, Inputs
@@ -12,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import jetblock
 from jetblock.mode import Report, _exact
-from tests.second_implementation import functions as second
+from tests.second_implementation import functions
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 MOST = 8
@@ -240,9 +242,9 @@ def test_angles_of_positions_in_binary64() -> None:
         sines, cosines = torch.sin(x), torch.cos(x)
     assert {"aten.pow", "aten.sin", "aten.cos"} <= {row.name for row in report.rows if row.status == "covered"}
     for got, want in (
-        (powers, [second.pow64(10000.0, y) for y in scale.tolist()]),
-        (sines, second.sin64(x.numpy())),
-        (cosines, second.cos64(x.numpy())),
+        (powers, [functions.pow64(10000.0, y) for y in scale.tolist()]),
+        (sines, functions.sin64(x.numpy())),
+        (cosines, functions.cos64(x.numpy())),
     ):
         expected = torch.as_tensor(want, dtype=torch.float64)
         assert torch.equal(got.isnan(), expected.isnan())
@@ -282,6 +284,38 @@ def test_writing_forms() -> None:
         product = torch.empty(5, 5)
         torch.mm(x, x.t(), out=product)
         assert bits(product) == bits(x @ x.t())
+
+
+def angles() -> torch.Tensor:
+    """Positions times frequencies, and what is not ordinary."""
+    generator = torch.Generator().manual_seed(7)
+    many = torch.randn(20_000, dtype=torch.float64, generator=generator)
+    many[5000:] *= torch.logspace(-300, 300, 15_000, dtype=torch.float64)
+    edges = [0.0, -0.0, 1.0, -1.0, 2.0, -3.0, 5e-324, 1e308, math.inf, -math.inf, math.nan]
+    return torch.cat([many, torch.tensor(edges, dtype=torch.float64)])
+
+
+@pytest.mark.parametrize("name", ["sin", "cos", "exp", "log"])
+def test_binary64_functions_have_the_bits_of_the_second_implementation(name: str) -> None:
+    x = angles()
+    function = getattr(torch, name)
+    with jetblock.deterministic():
+        y = function(x)
+        assert bits(function(x.reshape(-1, 1).expand(-1, 3))[:, 1]) == bits(y)
+    function64 = getattr(functions, f"{name}64")
+    expected = torch.from_numpy(np.array([float(function64(float(value))) for value in x]))
+    assert bits(y) == bits(expected)
+    assert bits(y) != bits(function(x))  # PyTorch's own, which differ by processor
+
+
+@pytest.mark.parametrize("number", [2.0, 0.5, 3.0, -1.0, 10_000.0, 0.7310585])
+def test_binary64_powers_have_the_bits_of_the_second_implementation(number: float) -> None:
+    x = angles()[::20]
+    with jetblock.deterministic():
+        powers, of_number = x**number, number**x
+    for got, pairs in ((powers, ((value, number) for value in x)), (of_number, ((number, value) for value in x))):
+        expected = [functions.pow64(float(base), float(exponent)) for base, exponent in pairs]
+        assert bits(got) == bits(torch.tensor(expected, dtype=torch.float64))
 
 
 def test_weights_are_packed_once() -> None:

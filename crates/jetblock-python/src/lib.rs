@@ -28,10 +28,10 @@ mod _core {
     #[pymodule_export]
     use crate::ops::{
         PackedConv, PackedWeight, activation, adaptive_avg_pool, attention, avg_pool,
-        causal_conv1d, conv, cumsum, decay_rates, dynamic_causal_conv1d, embedding,
-        gated_delta_rule, group_norm, layer_norm, linear, linear_attention, matmul, moe_combine,
-        moe_router, power, randn, reduce, rms_norm, rms_norm_gated, rope, sample, sdpa,
-        selective_scan, similarity, softmax, swiglu, topk, upsample,
+        binary64_function, causal_conv1d, conv, cumsum, decay_rates, dynamic_causal_conv1d,
+        embedding, gated_delta_rule, group_norm, layer_norm, linear, linear_attention, matmul,
+        moe_combine, moe_router, power, randn, reduce, rms_norm, rms_norm_gated, rope, sample,
+        sdpa, selective_scan, similarity, softmax, swiglu, topk, upsample,
     };
     #[pymodule_export]
     use crate::pool::{get_cpu, set_cpu};

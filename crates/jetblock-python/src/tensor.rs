@@ -410,6 +410,11 @@ impl<'py> Tensor<'py> {
         self.slice_mut(Element::F32, name)
     }
 
+    /// The elements to be written: f64, in order.
+    pub(crate) fn f64s_mut(&mut self, name: &str) -> PyResult<&mut [f64]> {
+        self.slice_mut(Element::F64, name)
+    }
+
     /// The elements to be written: i64, in order.
     pub(crate) fn i64s_mut(&mut self, name: &str) -> PyResult<&mut [i64]> {
         self.slice_mut(Element::I64, name)
@@ -595,6 +600,7 @@ impl Strided<'_> {
 /// Types of which every bit pattern is a value.
 trait Plain {}
 impl Plain for f32 {}
+impl Plain for f64 {}
 impl Plain for i64 {}
 impl Plain for u16 {}
 impl Plain for u8 {}

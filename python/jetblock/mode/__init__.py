@@ -15,9 +15,8 @@ How it works, from the outside in:
 - `_table` says what becomes of an operator: computed by the contract (*covered*), left to PyTorch because its result
   is one rounding of a stated formula or none at all (*exact*, listed in `_exact`), taken apart into others, or
   *uncovered*.
-- `_products`, `_rows`, `_grids`, `_elements`, `_doubles` and `_fast_paths` are the covered operators: functions with
-  the arguments of PyTorch's, made of `jetblock.ops` and exact operators. NUMERICS.md section 14 writes their arithmetic
-  down.
+- `_products`, `_rows`, `_grids`, `_elements` and `_fast_paths` are the covered operators: functions with the arguments
+  of PyTorch's, made of `jetblock.ops` and exact operators. NUMERICS.md section 14 writes their arithmetic down.
 - `_report` counts.
 """
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from jetblock.mode import _doubles
+from jetblock import _core
 from jetblock.mode._call import FLOATS, check_floats, contract
 from jetblock.mode._report import EXACT
 from jetblock.mode._table import covers, refuse
@@ -19,10 +19,17 @@ def _elementwise(name: str, x: torch.Tensor) -> torch.Tensor:
     """A function of the contract of the same name; of integers in f32, as PyTorch has it."""
     if not x.is_floating_point() and not x.is_complex():
         x = x.float()
-    if x.dtype == torch.float64 and name in ("cos", "sin"):
-        return (_doubles.cos if name == "cos" else _doubles.sin)(x)
+    if x.dtype == torch.float64 and name in ("cos", "exp", "log", "sin"):
+        return _binary64(name, x)
     check_floats(x)
     return contract(name, x)
+
+
+def _binary64(name: str, x: torch.Tensor, number: Number = 0) -> torch.Tensor:
+    """A function of f64 elements: of angles, which models keep in f64 although the rest is in f32."""
+    out = torch.empty(x.shape, dtype=torch.float64)
+    _core.binary64_function(name, x.contiguous(), float(number), out)
+    return out
 
 
 def _cover_functions(*names: str) -> None:
@@ -107,6 +114,8 @@ def power(self: torch.Tensor, exponent: Number) -> torch.Tensor:
         if isinstance(exponent, int) and exponent >= 0:
             return torch.pow(self, exponent)
         self = self.float()
+    if self.dtype == torch.float64:
+        return _binary64("pow", self, exponent)
     check_floats(self)
     return contract("pow", self, exponent)
 
@@ -118,12 +127,12 @@ LARGEST_TABLE = 4096
 @covers("aten.pow.Scalar")
 def power_of(self: Number, exponent: torch.Tensor) -> torch.Tensor:
     """2 and e have functions of their own; with another base it is a table of frequencies, computed one by one."""
+    if exponent.dtype == torch.float64:
+        return _binary64("power_of", exponent, self)
     if self in (2, math.e):
         return _elementwise("exp2" if self == 2 else "exp", exponent)
     if exponent.numel() > LARGEST_TABLE:
         refuse(f"a base of {self} and {exponent.numel()} exponents, more than {LARGEST_TABLE}")
-    if exponent.dtype == torch.float64 and self > 0 and self != 1 and exponent.isfinite().all():
-        return _doubles.powers(float(self), exponent)
     check_floats(exponent)
     base = torch.tensor([float(self)])
     powers = [contract("pow", base, e) for e in exponent.float().flatten().tolist()]

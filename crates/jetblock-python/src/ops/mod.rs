@@ -15,6 +15,7 @@ mod sequence;
 mod shape;
 mod token;
 mod weight;
+mod wide;
 
 use std::ops::Range;
 
@@ -40,6 +41,7 @@ pub(crate) use sequence::{
 };
 pub(crate) use token::{embedding, moe_combine, moe_router, sample};
 pub(crate) use weight::{PackedWeight, linear, matmul};
+pub(crate) use wide::binary64_function;
 
 /// Runs an operator that writes f32, without Python's lock, and rounds where the output has another dtype.
 fn compute(
