@@ -12,6 +12,7 @@ from jetblock.diffusion.int8 import int8_linear, worthwhile
 from jetblock.diffusion.skipping import SkipSettings
 from jetblock.diffusion.sparse_attention import dual_path_attention
 
+from ._portable import OVERRIDE
 from ._skip import skipping_model, without_skips
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from comfy.model_patcher import ModelPatcher
 
-OVERRIDE = "optimized_attention_override"
 SPARSE_FROM = 0.15
 """Part of the sampling in which all attention is exact: it is there that the picture's layout is decided."""
 

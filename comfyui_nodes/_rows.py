@@ -3,25 +3,22 @@
 ComfyUI joins the images of a batch, and as many conditionings as fit the memory that happens to be free, into one call
 of the network. Its kernels choose their order of summation by the size of that call, so the bits of an image depend on
 all of this. The wrapper here stands around `apply_model`, the last place where rows are still apart. Inside, some
-kinds of attention cut their work by the free memory; they are told a fixed amount. Which kind computes is chosen by the
-command line; level `portable` takes PyTorch's, whose place the contract's takes.
+kinds of attention cut their work by the free memory; they are told a fixed amount.
 """
 
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.patcher_extension
 import torch
-from comfy.ldm.modules.attention import attention_pytorch
-from comfy.ldm.modules.diffusionmodules.model import pytorch_attention
 
 import jetblock
 
-from . import _guards
+from . import _guards, _portable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,8 +30,6 @@ if TYPE_CHECKING:
 KEY = "jetblock_deterministic"
 """Under which the wrappers are attached: of several nodes on a model the last one counts."""
 LEVELS = ("batch_invariant", "portable")
-ATTENTION = "optimized_attention_override"
-"""Where ComfyUI looks for another attention than the one it has chosen."""
 GUARDED = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
 MEMORY = 4 << 30
 """Bytes that kernels believe to be free. More than they use: they only cut their work so that it fits."""
@@ -56,7 +51,7 @@ def deterministic_model(model: ModelPatcher, level: str, micro_batch: int = 1) -
         _guards.enforce(guider.model_patcher, guider.model_options, level)
         if level != "portable":
             return executor(*args, **kwargs)
-        patch_portably(guider.model_patcher)
+        _portable.patch(guider.model_patcher)
         # Not the network alone: conditionings are prepared and put together, hooks change weights, samplers step.
         with jetblock.deterministic(strict=False) as report:
             result = executor(*args, **kwargs)
@@ -67,24 +62,8 @@ def deterministic_model(model: ModelPatcher, level: str, micro_batch: int = 1) -
     clone.add_wrapper_with_key(GUARDED, KEY, guard)
     clone.add_wrapper_with_key(COMPUTED, KEY, Rows(micro_batch, level))
     if level == "portable":
-        clone.add_wrapper_with_key(WALKED, KEY, pack_once)
+        clone.add_wrapper_with_key(WALKED, KEY, _portable.pack_once)
     return clone
-
-
-def pack_once(executor: Callable[..., torch.Tensor], guider: CFGGuider, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Lets JetBlock's operators keep the form in which they read weights from the first step to the last.
-
-    ComfyUI loads models in inference mode, where nothing tells that a tensor has changed.
-    """
-    network = guider.model_patcher.model.diffusion_model
-    with jetblock.ops.constant_weights(network.parameters()) if is_constant(guider) else nullcontext():
-        return executor(guider, *args, **kwargs)
-
-
-def is_constant(guider: CFGGuider) -> bool:
-    """Whether nobody can change weights between two steps, as hooks and functions of other nodes may."""
-    model = guider.model_patcher
-    return not model.hook_patches and not any(_guards.of_the_model(model, guider.model_options))
 
 
 def ordinary_model(model: ModelPatcher) -> ModelPatcher:
@@ -132,32 +111,6 @@ def computed_by(level: str) -> Iterator[None]:
         yield
 
 
-def patch_portably(model: ModelPatcher) -> None:
-    """Adds LoRAs to a model's weights by the contract's operators; anew, since PyTorch's may have added them before."""
-    if model.patches:
-        with torch.no_grad(), jetblock.deterministic():
-            comfy.model_management.load_models_gpu([model], force_patch_weights=True)
-
-
-def portable_attention(_chosen: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
-    """PyTorch's attention, whatever ComfyUI has chosen."""
-    return attention_pytorch(*args, **kwargs)
-
-
-@contextmanager
-def portable_autoencoder(network: torch.nn.Module) -> Iterator[None]:
-    """Lets an autoencoder take PyTorch's attention, whatever ComfyUI has chosen."""
-    name = "optimized_attention"
-    chosen = [(module, getattr(module, name)) for module in network.modules() if hasattr(module, name)]
-    for module, _ in chosen:
-        setattr(module, name, pytorch_attention)
-    try:
-        yield
-    finally:
-        for module, function in chosen:
-            setattr(module, name, function)
-
-
 class Rows:
     """Calls the network with a fixed number of rows; the last call is filled up with copies of its last row.
 
@@ -189,7 +142,7 @@ class Rows:
         def compute(rows: list[int]) -> torch.Tensor:
             options = options_of(transformer_options or {}, rows, total)
             if self.level == "portable":
-                options.setdefault(ATTENTION, portable_attention)
+                options.setdefault(_portable.OVERRIDE, _portable.attention)
             own = {name: rows_of(value, rows, total) for name, value in conditions.items()}
             batched = (rows_of(value, rows, total) for value in (x, t, c_concat, c_crossattn))
             with computed_by(self.level):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io
 
-from . import _guards
-from ._rows import LEVELS, computed_by, patch_portably, portable_autoencoder
+from . import _guards, _portable
+from ._rows import LEVELS, computed_by
 from .deterministic import CATEGORY, LEVEL_TOOLTIP
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ VAE_INPUT = io.Vae.Input("vae", tooltip="The autoencoder that turns images into 
 def autoencoder(vae: VAE, level: str) -> Iterator[VAE]:
     """Where a VAE computes at a level."""
     check_process(vae.device, level)
-    attention = portable_autoencoder(vae.first_stage_model) if level == "portable" else nullcontext()
+    attention = _portable.in_autoencoder(vae.first_stage_model) if level == "portable" else nullcontext()
     with attention, computed_by(level):
         yield vae
 
@@ -61,7 +61,7 @@ class JetBlockDeterministicTextEncode(io.ComfyNode):
         """Encodes."""
         check_process(clip.patcher.load_device, level)
         if level == "portable":
-            patch_portably(clip.patcher)
+            _portable.patch(clip.patcher)
         tokens = clip.tokenize(text)
         with computed_by(level):
             return io.NodeOutput(clip.encode_from_tokens_scheduled(tokens))

@@ -114,9 +114,9 @@ def test_packed_weights_would_be_stale(
     comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch, conditionings: tuple[str, ...]
 ) -> None:
     """The control: weights kept although hooks change them give other bits, and are noticed if they stay changed."""
-    [rows] = [module for name, module in sys.modules.items() if name.endswith("comfyui_nodes._rows")]
+    [portable] = [module for name, module in sys.modules.items() if name.endswith("comfyui_nodes._portable")]
     right = hooked(comfyui, conditionings)
-    monkeypatch.setattr(rows, "is_constant", lambda _: True)
+    monkeypatch.setattr(portable, "is_constant", lambda _: True)
     if conditionings == BOTH:
         with pytest.raises(RuntimeError, match=r"JetBlockError: a weight of shape \[384, 128\] has changed"):
             hooked(comfyui, conditionings)
