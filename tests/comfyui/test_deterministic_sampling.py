@@ -125,6 +125,7 @@ def test_portable_bits_do_not_depend_on_the_attention_chosen(
     comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
     """ComfyUI's command line chooses it. The control is the other level, which keeps what was chosen."""
+    from comfy.ldm.flux import math as flux
     from comfy.ldm.modules import attention
     from comfy.ldm.modules.diffusionmodules import mmdit
 
@@ -136,7 +137,7 @@ def test_portable_bits_do_not_depend_on_the_attention_chosen(
         called.append(1)
         return attention.attention_basic(*args, **kwargs) * (1 + 2**-10)
 
-    for module in (attention, mmdit):
+    for module in (attention, mmdit, flux):
         monkeypatch.setattr(module, "optimized_attention", other)
     monkeypatch.setattr(attention, "optimized_attention_masked", other)
     assert torch.equal(render(comfyui, architecture, level="portable", steps=2), usual["portable"])
