@@ -1,6 +1,7 @@
 """Level portable in ComfyUI's architectures: nothing that they compute is left to PyTorch, and rows stay apart."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ def sdxl() -> tuple[torch.nn.Module, Inputs]:
 
 
 def flux() -> tuple[torch.nn.Module, Inputs]:
-    from comfy.ldm.flux.model import Flux
+    from comfy.ldm.flux.model import Flux, FluxParams
 
     network = Flux(
         in_channels=16,
@@ -54,6 +55,7 @@ def flux() -> tuple[torch.nn.Module, Inputs]:
         patch_size=2,
         qkv_bias=True,
         guidance_embed=True,
+        **newer(FluxParams, txt_ids_dims=[]),
         **layers(),
     )
     guidance = torch.tensor([3.5, 2.0])
@@ -62,7 +64,7 @@ def flux() -> tuple[torch.nn.Module, Inputs]:
 
 
 def chroma() -> tuple[torch.nn.Module, Inputs]:
-    from comfy.ldm.chroma.model import Chroma
+    from comfy.ldm.chroma.model import Chroma, ChromaParams
 
     network = Chroma(
         in_channels=64,
@@ -81,6 +83,7 @@ def chroma() -> tuple[torch.nn.Module, Inputs]:
         out_dim=64,
         hidden_dim=32,
         n_layers=1,
+        **newer(ChromaParams, txt_ids_dims=[], vec_in_dim=None),
         **layers(),
     )
     inputs = {"x": noise(16, 8, 12), "timestep": times(1), "context": noise(7, 48)}
@@ -105,7 +108,7 @@ def ltxv() -> tuple[torch.nn.Module, Inputs]:
 
 
 def hunyuan_video() -> tuple[torch.nn.Module, Inputs]:
-    from comfy.ldm.hunyuan_video.model import HunyuanVideo
+    from comfy.ldm.hunyuan_video.model import HunyuanVideo, HunyuanVideoParams
 
     network = HunyuanVideo(
         in_channels=16,
@@ -126,6 +129,7 @@ def hunyuan_video() -> tuple[torch.nn.Module, Inputs]:
         meanflow=False,
         use_cond_type_embedding=False,
         vision_in_dim=None,
+        **newer(HunyuanVideoParams, meanflow_sum=False),
         **layers(),
     )
     return network, {"x": noise(16, 3, 4, 8), "timestep": times(1), "context": noise(7, 48), "y": noise(24)}
@@ -230,6 +234,12 @@ ARCHITECTURES: dict[str, Callable[[], tuple[torch.nn.Module, Inputs]]] = {
         *(t5, qwen, autoencoder, wan_autoencoder),
     )
 }
+
+
+def newer(parameters: type, **values: Any) -> dict[str, Any]:
+    """Of these values, those that the parameters of a network have; 0.3.75 lacks some."""
+    known = {field.name for field in fields(parameters)}
+    return {name: value for name, value in values.items() if name in known}
 
 
 def layers() -> dict[str, Any]:
