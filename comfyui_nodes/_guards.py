@@ -11,7 +11,7 @@ import comfy.model_management
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from comfy.model_patcher import ModelPatcher
 
@@ -60,11 +60,16 @@ class Breach:
 def enforce(model: ModelPatcher, options: dict[str, Any], level: str) -> None:
     """Raises for what surely breaks the promise, warns of what may."""
     found = list(breaches(model, options, level))
+    refuse(found, level)
+    for breach in found:
+        LOG.warning("JetBlock: level %s may not hold. %s", level, breach)
+
+
+def refuse(found: Iterable[Breach], level: str) -> None:
+    """Raises for what surely breaks the promise."""
     certain = [str(breach) for breach in found if breach.certain]
     if certain:
         raise RuntimeError(f"level {level} cannot be held. " + "; ".join(certain))
-    for breach in found:
-        LOG.warning("JetBlock: level %s may not hold. %s", level, breach)
 
 
 def warn_of_uncovered(report: jetblock.mode.Report) -> None:

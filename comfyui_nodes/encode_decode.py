@@ -24,16 +24,10 @@ VAE_INPUT = io.Vae.Input("vae", tooltip="The autoencoder that turns images into 
 @contextmanager
 def autoencoder(vae: VAE, level: str) -> Iterator[VAE]:
     """Where a VAE computes at a level."""
-    check_process(vae.device, level)
+    _guards.refuse(_guards.of_the_process(vae.device, level), level)
     attention = _portable.in_autoencoder(vae.first_stage_model) if level == "portable" else nullcontext()
     with attention, computed_by(level):
         yield vae
-
-
-def check_process(device: torch.device, level: str) -> None:
-    """Refuses what breaks the level."""
-    if found := [str(breach) for breach in _guards.of_the_process(device, level) if breach.certain]:
-        raise RuntimeError(f"level {level} cannot be held. " + "; ".join(found))
 
 
 class JetBlockDeterministicTextEncode(io.ComfyNode):
@@ -59,7 +53,7 @@ class JetBlockDeterministicTextEncode(io.ComfyNode):
     @classmethod
     def execute(cls, clip: io.Clip.Type, text: str, level: str) -> io.NodeOutput:
         """Encodes."""
-        check_process(clip.patcher.load_device, level)
+        _guards.refuse(_guards.of_the_process(clip.patcher.load_device, level), level)
         if level == "portable":
             _portable.patch(clip.patcher)
         tokens = clip.tokenize(text)
