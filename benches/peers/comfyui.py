@@ -118,7 +118,8 @@ def main() -> None:
     options = parser.parse_args()
     models = options.models or ["sd3", "unet"]
     sys.argv = sys.argv[:1]
-    bench = Bench(options.level, *["--use-pytorch-cross-attention"][: options.pytorch_attention])
+    flags = ["--use-pytorch-cross-attention"] if options.pytorch_attention else []
+    bench = Bench(options.level, *flags)
     head = "| model | sampler | node |"
     for architecture in models:
         for sampler in SAMPLERS:

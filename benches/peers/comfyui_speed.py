@@ -39,11 +39,7 @@ class Bench:
         self.comfyui = ComfyUI(conftest.BASE)
         conftest.add_models(conftest.BASE / "models")
         logging.disable(logging.INFO)
-        self.measure, self.skip, self.levels = (self.module(name) for name in ("_measure", "_skip", "_levels"))
-
-    def module(self, name: str) -> Any:
-        [found] = [module for key, module in sys.modules.items() if key.endswith(f"comfyui_nodes.{name}")]
-        return found
+        self.measure, self.skip, self.levels = (self.comfyui.module(name) for name in ("_measure", "_skip", "_levels"))
 
     def digits(self, size: int = 128) -> tuple[Any, Any, Any]:
         """The tiny model, what it samples, and a VAE."""
@@ -153,7 +149,7 @@ def cosmos(bench: Bench) -> None:
     """Frames and steps of a video of nine latent frames."""
     from test_cosmos import cosmos as parts_of
 
-    frames = bench.module("_frames").frame_skipping_model
+    frames = bench.comfyui.module("_frames").frame_skipping_model
     graph = bench.comfyui.graph()
     parts = parts_of(graph, frames=9, batch_size=BATCH)
     names = ("model", "positive", "negative", "latent_image")

@@ -99,14 +99,22 @@ class ComfyUI:
         self.server = self.loop.run_until_complete(self._start(server))
         self.events: list[tuple[str, Any]] = []
         self.runs = 0
-        module = str(base / "custom_nodes" / "jetblock_test_nodes").replace(".", "_x_")
-        self.kept: dict[str, Any] = sys.modules[module].KEPT
-        self.given: dict[str, Any] = sys.modules[module].GIVEN
+        test_nodes = self._module("jetblock_test_nodes")
+        self.kept: dict[str, Any] = test_nodes.KEPT
+        self.given: dict[str, Any] = test_nodes.GIVEN
 
     async def _start(self, server: Any) -> Any:
         started = server.PromptServer(self.loop)
         await self.nodes.init_extra_nodes(init_custom_nodes=True, init_api_nodes=False)
         return started
+
+    def _module(self, pack: str) -> Any:
+        """A pack, by the name that ComfyUI's loader gives it."""
+        return sys.modules[str(self.base / "custom_nodes" / pack).replace(".", "_x_")]
+
+    def module(self, name: str) -> Any:
+        """One of JetBlock's modules, such as `_rows`, as it runs here."""
+        return sys.modules[f"{self._module(PACK).__name__}.comfyui_nodes.{name}"]
 
     def graph(self) -> Graph:
         """A new, empty graph."""

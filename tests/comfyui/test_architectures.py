@@ -10,6 +10,17 @@ import torch
 import jetblock
 
 Inputs = dict[str, torch.Tensor]
+JOINT = {
+    "context_in_dim": 48,
+    "hidden_size": 64,
+    "mlp_ratio": 4.0,
+    "num_heads": 2,
+    "depth": 1,
+    "depth_single_blocks": 1,
+    "axes_dim": [8, 12, 12],
+    "qkv_bias": True,
+}
+"""Sizes of the networks with joint and single blocks."""
 
 
 def sdxl() -> tuple[torch.nn.Module, Inputs]:
@@ -44,16 +55,9 @@ def flux() -> tuple[torch.nn.Module, Inputs]:
         in_channels=16,
         out_channels=16,
         vec_in_dim=24,
-        context_in_dim=48,
-        hidden_size=64,
-        mlp_ratio=4.0,
-        num_heads=2,
-        depth=1,
-        depth_single_blocks=1,
-        axes_dim=[8, 12, 12],
+        **JOINT,
         theta=10_000,
         patch_size=2,
-        qkv_bias=True,
         guidance_embed=True,
         **newer(FluxParams, txt_ids_dims=[]),
         **layers(),
@@ -69,16 +73,9 @@ def chroma() -> tuple[torch.nn.Module, Inputs]:
     network = Chroma(
         in_channels=64,
         out_channels=16,
-        context_in_dim=48,
-        hidden_size=64,
-        mlp_ratio=4.0,
-        num_heads=2,
-        depth=1,
-        depth_single_blocks=1,
-        axes_dim=[8, 12, 12],
+        **JOINT,
         theta=10_000,
         patch_size=2,
-        qkv_bias=True,
         in_dim=64,
         out_dim=64,
         hidden_dim=32,
@@ -114,16 +111,9 @@ def hunyuan_video() -> tuple[torch.nn.Module, Inputs]:
         in_channels=16,
         out_channels=16,
         vec_in_dim=24,
-        context_in_dim=48,
-        hidden_size=64,
-        mlp_ratio=4.0,
-        num_heads=2,
-        depth=1,
-        depth_single_blocks=1,
-        axes_dim=[8, 12, 12],
+        **JOINT,
         theta=256,
         patch_size=[1, 2, 2],
-        qkv_bias=True,
         guidance_embed=False,
         byt5=False,
         meanflow=False,

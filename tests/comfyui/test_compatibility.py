@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness import HERE, PACK, ComfyUI, Graph, comfyui_folder
+from harness import HERE, ComfyUI, Graph, comfyui_folder
 
 import jetblock
 from jetblock import compatibility
@@ -49,12 +49,12 @@ def test_what_is_up_to_date_or_not_ours_stays(comfyui: ComfyUI, graph: Graph) ->
 
 
 def test_an_input_that_a_node_has_is_not_renamed(comfyui: ComfyUI) -> None:
-    prompt = {"1": {"class_type": "JetBlockNemotronGenerate", "inputs": {"max_length": 3, "max_tokens": 5}}}
+    prompt = {"1": {"class_type": "JetBlockNemotronGenerate", "inputs": {"max_new_tokens": 3, "max_tokens": 5}}}
     assert sent(comfyui, prompt)["1"]["inputs"]["max_tokens"] == 5
 
 
 def test_no_name_stands_for_two_nodes(comfyui: ComfyUI) -> None:
-    extension = sys.modules[str(comfyui.base / "custom_nodes" / PACK).replace(".", "_x_") + ".comfyui_nodes._upgrade"]
+    extension = comfyui.module("_upgrade")
     ids = (HERE / "node_ids.txt").read_text().split()
     classes = comfyui.nodes.NODE_CLASS_MAPPINGS
     upgrade = extension.Upgrade([classes[name] for name in ids])
@@ -67,7 +67,7 @@ def test_words_for_the_search_of_newer_versions(comfyui: ComfyUI, monkeypatch: p
     from comfy_api.latest import io
 
     monkeypatch.setattr(io.Schema, "search_aliases", None, raising=False)
-    module = sys.modules[str(comfyui.base / "custom_nodes" / PACK).replace(".", "_x_") + ".comfyui_nodes._upgrade"]
+    module = comfyui.module("_upgrade")
 
     class Loader(comfyui.nodes.NODE_CLASS_MAPPINGS["JetBlockNemotronLoader"]):
         pass

@@ -1,6 +1,5 @@
 """Deterministic sampling in full: an image has the same bits in every batch, whatever the sampler, model and memory."""
 
-import sys
 from collections.abc import Callable
 from functools import reduce
 from typing import Any
@@ -94,8 +93,9 @@ def test_comfyui_alone_does_differ(comfyui: ComfyUI) -> None:
 
 def test_a_broken_wrapper_is_noticed(comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another control: JetBlock's noise and sampler on a model that computes the batch as a whole."""
-    [module] = [module for name, module in sys.modules.items() if name.endswith("comfyui_nodes._rows")]
-    monkeypatch.setattr(module.Rows, "__call__", lambda _, executor, *args, **kwargs: executor(*args, **kwargs))
+    monkeypatch.setattr(
+        comfyui.module("_rows").Rows, "__call__", lambda _, executor, *args, **kwargs: executor(*args, **kwargs)
+    )
     with pytest.raises(AssertionError):
         assert_images_are_apart(lambda **batch: render(comfyui, "sd3", **batch))
 

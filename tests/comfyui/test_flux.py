@@ -1,6 +1,5 @@
 """A tiny Flux: joint and single blocks, rotated positions, and no hook that the other tiny models share."""
 
-import sys
 from typing import Any
 
 import pytest
@@ -56,13 +55,10 @@ def test_speed_nodes_work_on_it(comfyui: ComfyUI) -> None:
     skipped = {"skip_ratio": 0.4, "mode": "fixed", "method": "interpolate", "threshold": 0.1, "minimum_steps": 12}
     measured = {"measure": False, "steps": 16, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
     measured |= {"measured_runs": 1, "sparse_tokens": 128}
-    optimized = {level: sample("JetBlockModelOptimizer", level=level, **measured) for level in levels()}
+    optimized = {
+        level: sample("JetBlockModelOptimizer", level=level, **measured) for level in comfyui.module("_levels").LEVELS
+    }
     assert (optimized["low"] - plain).norm() < 1e-4 * plain.norm()
     results = [plain, sample("JetBlockFastSampler", **skipped), *list(optimized.values())[1:]]
     assert all(torch.isfinite(result).all() for result in results)
     assert len({result.numpy().tobytes() for result in results[1:]} - {plain.numpy().tobytes()}) >= 3
-
-
-def levels() -> list[str]:
-    [module] = [module for name, module in sys.modules.items() if name.endswith("comfyui_nodes._levels")]
-    return list(module.LEVELS)

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import sys
 
 import pytest
 import torch
@@ -130,20 +129,18 @@ def test_what_pytorch_computes_around_a_portable_network(
     assert not torch.equal(torch.linspace(0, 9, 999).sin(), expected)
 
 
-@pytest.mark.usefixtures("comfyui")
-def test_portable_elsewhere_than_on_the_cpu() -> None:
-    [guards] = [module for name, module in sys.modules.items() if name.endswith("comfyui_nodes._guards")]
+def test_portable_elsewhere_than_on_the_cpu(comfyui: ComfyUI) -> None:
+    guards = comfyui.module("_guards")
     named = [str(breach) for breach in guards.of_the_process(torch.device("cuda"), "portable")]
     assert any(name.startswith("device cuda: portable bits are computed on the CPU") for name in named)
     assert any(name.startswith("no --deterministic") for name in named)
     assert not list(guards.of_the_process(torch.device("cpu"), "portable"))
 
 
-@pytest.mark.usefixtures("comfyui")
-def test_another_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_attention(comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch) -> None:
     from comfy.cli_args import args
 
-    [guards] = [module for name, module in sys.modules.items() if name.endswith("comfyui_nodes._guards")]
+    guards = comfyui.module("_guards")
     monkeypatch.setattr(args, "use_split_cross_attention", True)
     [breach] = guards.of_the_process(torch.device("cpu"), "portable")
     assert not breach.certain

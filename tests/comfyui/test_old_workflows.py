@@ -3,13 +3,12 @@
 import copy
 import json
 import random
-import sys
 from typing import Any
 
 import pytest
 import torch
 from graphs import ksampler, sd3
-from harness import PACK, ComfyUI
+from harness import ComfyUI
 from old_workflow import Workflow, node, old_workflow, slot
 from published import PUBLISHED
 from workflows import inputs_of, to_api
@@ -18,12 +17,8 @@ OPTIMIZER = "JetBlockModelOptimizer"
 SEEDS = ("seed", "noise_seed")
 
 
-def module(comfyui: ComfyUI) -> Any:
-    return sys.modules[str(comfyui.base / "custom_nodes" / PACK).replace(".", "_x_") + ".comfyui_nodes._workflows"]
-
-
 def upgraded(comfyui: ComfyUI, workflow: Workflow) -> list[str]:
-    changes = module(comfyui).upgrade(workflow, lambda _: True)
+    changes = comfyui.module("_workflows").upgrade(workflow, lambda _: True)
     check(comfyui, workflow)
     return changes
 
@@ -267,10 +262,10 @@ def test_ours_and_others_stay(comfyui: ComfyUI) -> None:
             found["outputs"] = [{"name": name, "type": "*", "links": []} for name in names]
     workflow["links"] = []
     before = copy.deepcopy(workflow)
-    assert module(comfyui).upgrade(workflow, lambda _: True) == []
+    assert comfyui.module("_workflows").upgrade(workflow, lambda _: True) == []
     assert workflow == before
     theirs = old_workflow()
-    assert module(comfyui).upgrade(theirs, lambda _: False) == []
+    assert comfyui.module("_workflows").upgrade(theirs, lambda _: False) == []
     assert theirs == old_workflow()
 
 
@@ -322,12 +317,12 @@ def test_what_is_no_workflow_is_refused_in_words(comfyui: ComfyUI, form: str) ->
         holder, key = parts_of(workflow)[at]
         holder[key] = chance.choice(JUNK)
         try:
-            module(comfyui).upgrade(workflow, lambda _: True)
-        except module(comfyui).MalformedError as error:
+            comfyui.module("_workflows").upgrade(workflow, lambda _: True)
+        except comfyui.module("_workflows").MalformedError as error:
             refused.append(str(error))
         json.dumps(workflow)
     assert all(refused)
     assert 10 < len(refused) < 150
     for nonsense in (None, [], "x", 5, {}, {"nodes": {}}, {"nodes": [5]}):
-        with pytest.raises(module(comfyui).MalformedError):
-            module(comfyui).upgrade(nonsense, lambda _: True)
+        with pytest.raises(comfyui.module("_workflows").MalformedError):
+            comfyui.module("_workflows").upgrade(nonsense, lambda _: True)

@@ -3,13 +3,12 @@
 import copy
 import json
 import logging
-import sys
 from typing import Any
 
 import pytest
 import torch
 from graphs import ksampler, sd3
-from harness import HERE, PACK, ComfyUI, Graph, Node
+from harness import HERE, ComfyUI, Graph, Node
 from published import FAST, PUBLISHED, add
 from test_compatibility import sent
 from workflows import inputs_of
@@ -353,7 +352,7 @@ def test_nonsense_is_left_to_comfyui(comfyui: ComfyUI) -> None:
 
 def test_the_table_is_as_published(comfyui: ComfyUI) -> None:
     """Two tables that were written apart: the tests' and the pack's."""
-    module = sys.modules[str(comfyui.base / "custom_nodes" / PACK).replace(".", "_x_") + ".comfyui_nodes._published"]
+    module = comfyui.module("_published")
     assert sorted(module.PUBLISHED) == ALL
     for node_id, (sockets, widgets, outputs) in PUBLISHED.items():
         known = module.PUBLISHED[node_id]

@@ -114,9 +114,8 @@ def test_packed_weights_would_be_stale(
     comfyui: ComfyUI, monkeypatch: pytest.MonkeyPatch, conditionings: tuple[str, ...]
 ) -> None:
     """The control: weights kept although hooks change them give other bits, and are noticed if they stay changed."""
-    [portable] = [module for name, module in sys.modules.items() if name.endswith("comfyui_nodes._portable")]
     right = hooked(comfyui, conditionings)
-    monkeypatch.setattr(portable, "is_constant", lambda _: True)
+    monkeypatch.setattr(comfyui.module("_portable"), "is_constant", lambda _: True)
     if conditionings == BOTH:
         with pytest.raises(RuntimeError, match=r"JetBlockError: a weight of shape \[384, 128\] has changed"):
             hooked(comfyui, conditionings)
